@@ -1,0 +1,41 @@
+"""The decoding policies: which row a request offers to the next step.
+
+Every policy is a choice of ``stop`` (and, for ``refresh``, of ``start``); when ``cached`` may move stands in
+:meth:`Request.apply`. With B = 8, c = 3 and a row written as ``c`` committed, ``m`` mask, ``.`` not computed:
+
+    block      [cccmcmmm]            the whole block, every step, until a clean pass of it rides with the next block
+    chunk       ..[cmm]...           from ``cached``, c positions, never past the block that holds the frontier
+    refresh    [cccccccc][mmm].....  as chunk, but a finished block is computed once more, clean, with the next row
+    stale       ..[cmm]mmm           as refresh, and the masks to the right stay visible, drawn once per block
+    stream      ..[cmm]              from ``cached``, c positions, across block borders
+
+In-block chunking is the method of "Optimus: Elastic Decoding for Efficient Diffusion LLM Serving"
+(arXiv 2605.24832); the shifted rows, the shared clean pass and the stale suffix are measured in README.md.
+"""
+
+from optimus_server.engine.request import Request, Row
+
+
+def next_row(request: Request, budget: int) -> Row | None:
+    """The row to compute next, or None if it is a prefill row that ``budget`` positions cannot begin.
+
+    A row of masks is never cut: its width is the request's chunk, which the caller has chosen. A prefill row
+    longer than the budget ends on a block border, so that what it caches is exact.
+    """
+    policy, chunk, block = request.params.policy, request.params.chunk, request.block_size
+    border = request.frontier // block * block
+    limit = border + block
+    start = request.cached
+    base = max(start, request.known - request.shift)
+    if policy in ("refresh", "stale") and request.exact < border:
+        start = min(start, request.exact)
+        base = max(base, border - request.shift)
+    if policy == "stream":
+        limit = request.canvas
+    stop = min(base + chunk, limit)
+    if policy == "block" or (policy == "stale" and request.drawn < limit):
+        stop = limit
+    if request.prefilling and stop - start > budget:
+        cut = min(start + budget, request.known - request.shift) // block * block
+        return Row(request, start, cut, cut) if cut > start else None
+    return Row(request, start, stop, limit if policy == "stale" else stop)

@@ -1,0 +1,1 @@
+"""Browser side of Optimus; imports nothing of the server and talks to it over HTTP only."""
