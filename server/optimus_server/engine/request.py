@@ -11,7 +11,7 @@ Only :meth:`Request.apply` and :meth:`Request.restart` move them, and only where
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -125,6 +125,14 @@ class Row:
         return masked
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward of the engine: its rows and, row by row, the page tables that hold their KV."""
+
+    rows: tuple[Row, ...]
+    tables: tuple[list[int], ...]
+
+
 class Request:
     """One request's tokens and lengths.
 
@@ -141,12 +149,13 @@ class Request:
         end: first position that is never sent.
     """
 
-    def __init__(
-        self, request_id: str, ids: tuple[int, ...], params: Params, *, block_size: int, shift: int
-    ) -> None:
+    def __init__(self, request_id: str, ids: tuple[int, ...], params: Params, *, block_size: int, shift: int) -> None:
         assert ids
         assert params.max_new_tokens > 0
         assert params.chunk > 0
+        if block_size == 1:
+            # Autoregressive: nothing but the next token can be predicted, so all policies are the same one.
+            params = replace(params, policy="chunk", chunk=1)
         self.id = request_id
         self.params = params
         self.block_size = block_size

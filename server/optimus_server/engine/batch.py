@@ -1,0 +1,129 @@
+"""A step's rows -> the tensors of one forward, complete when made."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from optimus_kernels.paged_attention import AttentionPlan, plan_attention
+from optimus_server.engine.request import UNMASK_RULES, Row, Step
+from optimus_server.engine.sampling import SamplingPlan, uniform
+from optimus_server.engine.unmask import UnmaskPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tensors of one step of ``n`` positions that offers ``m`` masks.
+
+    Attributes:
+        ids, positions: int64 ``[n]``, rows one after the other.
+        attention: who sees whom, and where KV is written.
+        predictors: int64 ``[m]``, index into ``n`` of the output that predicts each mask; the masks of a row are
+            neighbours and ascend.
+        masks: per row of the step, the positions of its masks (on the host, to hand results back).
+        sampling, unmask: per-request parameters spread over masks and rows; None if no masks are offered.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    attention: AttentionPlan
+    predictors: Tensor
+    masks: tuple[NDArray[np.int64], ...]
+    sampling: SamplingPlan | None
+    unmask: UnmaskPlan | None
+
+
+def pack(step: Step, *, mask_id: int | None, vocab_size: int, page_size: int, device: torch.device) -> Batch:
+    """Lay the rows of ``step`` out for the device.
+
+    Example: rows [4, 7) and [0, 2) become positions 4 5 6 0 1.
+    """
+    rows = step.rows
+    masks = tuple(row.candidates() for row in rows)
+    first = np.cumsum([0] + [row.width for row in rows])
+    predictors = [
+        first[i] + offered - (row.start + row.request.shift)
+        for i, (row, offered) in enumerate(zip(rows, masks, strict=True))
+    ]
+    put = partial(_put, device=device)
+    return Batch(
+        ids=put(np.concatenate([_ids(row, mask_id) for row in rows])),
+        positions=put(np.concatenate([np.arange(row.start, row.stop) for row in rows])),
+        attention=plan_attention(
+            [row.start for row in rows],
+            [row.stop for row in rows],
+            [row.visible for row in rows],
+            list(step.tables),
+            block_size=rows[0].request.block_size,
+            page_size=page_size,
+            device=device,
+        ),
+        predictors=put(np.concatenate(predictors)),
+        masks=masks,
+        sampling=_sampling_plan(rows, masks, vocab_size, device),
+        unmask=_unmask_plan(rows, masks, device),
+    )
+
+
+def _put(array: NDArray[np.int64] | NDArray[np.float64], device: torch.device) -> Tensor:
+    return torch.from_numpy(array).to(device, non_blocking=True)
+
+
+def _ids(row: Row, mask_id: int | None) -> NDArray[np.int64]:
+    request, here = row.request, slice(row.start, row.stop)
+    if mask_id is None:
+        assert row.stop <= request.frontier
+        return request.tokens[here]
+    return np.where(request.committed[here], request.tokens[here], mask_id)
+
+
+def _sampling_plan(
+    rows: tuple[Row, ...], masks: tuple[NDArray[np.int64], ...], vocab_size: int, device: torch.device
+) -> SamplingPlan | None:
+    if not any(map(len, masks)):
+        return None
+    sampled: list[NDArray[np.int64]] = []
+    per_mask: list[NDArray[np.float64]] = []
+    noise: list[NDArray[np.float64]] = []
+    offset = 0
+    for row, offered in zip(rows, masks, strict=True):
+        params, count = row.request.params, len(offered)
+        if params.temperature > 0:
+            sampled.append(np.arange(offset, offset + count))
+            top_k = min(params.top_k, vocab_size) or vocab_size
+            per_mask.append(np.tile([params.temperature, top_k, params.top_p], (count, 1)))
+            counters = (np.full(count, params.seed, np.uint64), np.full(count, row.request.steps, np.uint64))
+            noise.append(uniform(*counters, offered.astype(np.uint64)))
+        offset += count
+    values = np.concatenate([np.zeros((0, 3)), *per_mask])
+    put = partial(_put, device=device)
+    return SamplingPlan(
+        sampled=put(np.concatenate([np.zeros(0, np.int64), *sampled])),
+        temperature=put(values[:, 0]),
+        top_k=put(values[:, 1].astype(np.int64)),
+        top_p=put(values[:, 2]),
+        uniform=put(np.concatenate([np.zeros(0), *noise])),
+        entropy=any(row.request.params.unmask == "entropy_bounded" for row in rows),
+    )
+
+
+def _unmask_plan(
+    rows: tuple[Row, ...], masks: tuple[NDArray[np.int64], ...], device: torch.device
+) -> UnmaskPlan | None:
+    counts = [len(offered) for offered in masks]
+    if not any(counts):
+        return None
+    params = [row.request.params for row in rows]
+    put = partial(_put, device=device)
+    return UnmaskPlan(
+        row=put(np.repeat(np.arange(len(rows)), counts)),
+        column=put(np.concatenate([np.arange(count) for count in counts])),
+        rule=put(np.array([UNMASK_RULES.index(p.unmask) for p in params])),
+        transfer=put(np.array([p.transfer for p in params])),
+        threshold=put(np.array([p.threshold for p in params])),
+        entropy_bound=put(np.array([p.entropy_bound for p in params])),
+        width=max(counts),
+    )

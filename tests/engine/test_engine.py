@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+
+from optimus_server.engine.request import Committed, Failed, Finished
+from optimus_server.errors import InvalidRequest
+from tests.engine.conftest import finish
+from tests.naive import naive_logits
+
+
+def test_what_can_never_fit_is_refused_before_it_is_queued(tiny):
+    engine = tiny().engine(pages=4, page_size=8)
+    with pytest.raises(InvalidRequest, match=r"must be <= 32\. Given: 40") as error:
+        engine.add(tiny().request("r", [1] * 30, max_new_tokens=4))
+    assert error.value.param == "max_new_tokens"
+    engine.add(tiny().request("r", [1] * 30, max_new_tokens=2))
+    engine = tiny().engine(pages=1000)
+    with pytest.raises(InvalidRequest, match="must be <= 512"):
+        engine.add(tiny().request("r", [1] * 510, max_new_tokens=4))
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_a_cancelled_request_is_gone_at_once_wherever_it_was(tiny, steps):
+    engine = tiny().engine(prefill_budget=8, max_rows=1)
+    engine.add(tiny().request("gone", range(1, 30), max_new_tokens=16, stop_ids=()))
+    engine.add(tiny().request("queued", [4, 5, 6], max_new_tokens=8, stop_ids=()))
+    for _ in range(steps):
+        engine.step()
+    engine.cancel("gone")
+    engine.cancel("gone")
+    engine.cancel("never seen")
+    engine.check()
+    assert [request.id for request in engine.scheduler.running] == []
+    told = engine.step()
+    assert [event.reason for name, event in told if name == "gone"] == ["cancelled"]
+    assert engine.load().running == 1
+    while engine.busy:
+        engine.step()
+    assert engine.pool.available == 64
+
+
+def test_a_failing_forward_fails_its_own_requests_only(tiny, monkeypatch, caplog):
+    model = tiny()
+    engine = model.engine(max_rows=1)
+    requests = [model.request(str(i), [1, 2, 3], max_new_tokens=8, stop_ids=()) for i in range(2)]
+    real = engine.runner.run
+    monkeypatch.setattr(engine.runner, "run", lambda batch: 1 / 0)
+    for request in requests:
+        engine.add(request)
+    [(name, event)] = engine.step()
+    assert name == "0"
+    assert isinstance(event, Failed)
+    assert "ZeroDivisionError" in event.message
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.setattr(engine.runner, "run", real)
+    events = []
+    while engine.busy:
+        events += engine.step()
+    assert [event.reason for name, event in events if isinstance(event, Finished)] == ["length"]
+    engine.check()
+    assert engine.pool.available == 64
+
+
+def test_outputs_that_are_no_numbers_fail_the_request_they_belong_to(tiny, monkeypatch):
+    model = tiny()
+    engine = model.engine()
+    good, bad = (model.request(name, [1, 2, 3], max_new_tokens=8, stop_ids=()) for name in ("good", "bad"))
+    engine.add(good)
+    engine.add(bad)
+    logits = engine.runner.net.logits
+    monkeypatch.setattr(
+        engine.runner.net,
+        "logits",
+        lambda hidden: torch.cat([logits(hidden[:5]), hidden.new_full((5, 73), torch.nan)]),
+    )
+    told = dict(engine.step())
+    assert isinstance(told["bad"], Failed)
+    assert "not a number" in told["bad"].message
+    monkeypatch.setattr(engine.runner.net, "logits", logits)
+    while engine.busy:
+        assert all(name == "good" for name, _ in engine.step())
+    assert engine.pool.available == 64
+
+
+def test_logprobs_are_the_confidence_at_commit(tiny):
+    model = tiny()
+    engine = model.engine()
+    engine.add(model.request("r", [1, 2, 3], max_new_tokens=5, unmask="sequential", stop_ids=(), policy="block"))
+    [(_, committed)] = engine.step()
+    assert isinstance(committed, Committed)
+    logits = naive_logits(model.reference, [1, 2, 3] + [72] * 5, 8)[3].clone()
+    logits[72] = -torch.inf
+    assert committed.logprobs[0] == pytest.approx(float(logits.log_softmax(-1).max()))
+    assert committed.step == 1
+
+
+def test_minimum_pool_many_requests_all_finish(tiny):
+    model = tiny("sdar_shift")
+    rng = np.random.default_rng(0)
+    requests = [
+        model.request(str(i), rng.integers(0, 70, rng.integers(1, 20)), max_new_tokens=int(rng.integers(1, 20)))
+        for i in range(60)
+    ]
+    _, ends = finish(model.engine(pages=5, page_size=8, prefill_budget=8), requests)
+    assert len(ends) == 60
+
+
+def test_a_fast_row_takes_as_many_steps_beside_a_slow_one_as_alone(tiny):
+    model = tiny()
+    options = {"max_new_tokens": 24, "stop_ids": (), "policy": "block"}
+    fast = {"threshold": 0.0, **options}
+    slow = {"threshold": 1.0, **options}
+    _, alone = finish(model.engine(), [model.request("fast", [5] * 8, **fast)])
+    _, together = finish(
+        model.engine(), [model.request("slow", [6] * 8, **slow), model.request("fast", [5] * 8, **fast)]
+    )
+    assert alone["fast"].usage.steps == together["fast"].usage.steps == 3
+    assert together["slow"].usage.steps == 24
+
+
+def test_only_masks_enter_the_head(tiny, monkeypatch):
+    model = tiny()
+    engine = model.engine(prefill_budget=64)
+    seen = []
+    logits = engine.runner.net.logits
+    monkeypatch.setattr(engine.runner.net, "logits", lambda hidden: seen.append(len(hidden)) or logits(hidden))
+    engine.add(model.request("r", [1] * 44, max_new_tokens=20, chunk=8, policy="chunk", stop_ids=()))
+    engine.step()
+    assert seen == [4]

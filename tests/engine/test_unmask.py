@@ -1,0 +1,87 @@
+import numpy as np
+import torch
+from hypothesis import given, settings, strategies as st
+
+from optimus_server.engine.request import UNMASK_RULES
+from optimus_server.engine.unmask import UnmaskPlan, select
+
+
+def one_row(confidence, rule, *, transfer=1, threshold=0.9, bound=0.35, entropy=None):
+    return select_rows([(confidence, entropy or confidence, rule, transfer, threshold, bound)])[0]
+
+
+def select_rows(rows):
+    """rows of (confidence, entropy, rule, transfer, threshold, bound) -> the chosen columns of each."""
+    counts = [len(row[0]) for row in rows]
+    plan = UnmaskPlan(
+        row=torch.tensor(np.repeat(np.arange(len(rows)), counts)),
+        column=torch.tensor([column for count in counts for column in range(count)]),
+        rule=torch.tensor([UNMASK_RULES.index(row[2]) for row in rows]),
+        transfer=torch.tensor([row[3] for row in rows]),
+        threshold=torch.tensor([row[4] for row in rows], dtype=torch.float64),
+        entropy_bound=torch.tensor([row[5] for row in rows], dtype=torch.float64),
+        width=max(counts),
+    )
+    flat = [torch.tensor([value for row in rows for value in row[i]], dtype=torch.float64) for i in (0, 1)]
+    chosen = select(flat[0], flat[1], plan).split(counts)
+    return [part.nonzero()[:, 0].tolist() for part in chosen]
+
+
+def truth(confidence, entropy, rule, transfer, threshold, bound):
+    """The rules as sentences, one row at a time."""
+    columns = range(len(confidence))
+    if rule == "sequential":
+        return list(columns)[:transfer]
+    by_confidence = sorted(columns, key=lambda c: -confidence[c])
+    if rule == "low_confidence_static":
+        return sorted(by_confidence[:transfer])
+    if rule == "low_confidence_dynamic":
+        above = [c for c in columns if confidence[c] > threshold]
+        return above if len(above) >= transfer else sorted(by_confidence[:transfer])
+    chosen, total = [], 0.0
+    for column in sorted(columns, key=lambda c: entropy[c]):
+        total += entropy[column]
+        if total >= bound and chosen:
+            break
+        chosen.append(column)
+        if total >= bound:
+            break
+    return sorted(chosen)
+
+
+def test_strictly_above_the_threshold():
+    assert one_row([0.9, 0.95, 0.1], "low_confidence_dynamic") == [1]
+
+
+def test_the_most_confident_if_none_is_above_ties_to_the_left():
+    assert one_row([0.5, 0.8, 0.8], "low_confidence_dynamic") == [1]
+
+
+def test_transfer_is_a_floor_for_dynamic_and_the_count_for_static():
+    assert one_row([0.95, 0.1, 0.3], "low_confidence_dynamic", transfer=2) == [0, 2]
+    assert one_row([0.95, 0.96, 0.97], "low_confidence_static", transfer=2) == [1, 2]
+    assert one_row([0.1, 0.2], "sequential", transfer=5) == [0, 1]
+
+
+values = st.integers(0, 16).map(lambda k: k / 16)
+
+
+@st.composite
+def row(draw):
+    size = draw(st.integers(1, 9))
+    confidence = draw(st.lists(values, min_size=size, max_size=size))
+    entropy = draw(st.lists(values, min_size=size, max_size=size))
+    return (
+        confidence,
+        entropy,
+        draw(st.sampled_from(UNMASK_RULES)),
+        draw(st.integers(1, 4)),
+        draw(values),
+        draw(values),
+    )
+
+
+@given(st.lists(row(), min_size=1, max_size=6))
+@settings(max_examples=200, deadline=None)
+def test_any_mixture_of_rules_equals_the_sentences(rows):
+    assert select_rows(rows) == [truth(*row) for row in rows]
