@@ -1,0 +1,170 @@
+"""``optimus bench decode``: the engine alone, without server or network, over batch x chunk size.
+
+A closed loop keeps ``batch`` requests decoding until the held-out prompts are used up. Every answer is checked, and
+nothing is reported when they are wrong: a fast wrong answer is no result. Rounds go over the whole grid again, and
+each cell's figures come from its median round, so that a busy machine disturbs all cells alike.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from optimus_server.demo import MODELS
+from optimus_server.demo.evaluate import encode
+from optimus_server.demo.tasks import Example, held_out
+from optimus_server.engine.engine import Engine, EngineOptions
+from optimus_server.engine.request import POLICIES, Committed, Failed, Finished, Params, Request, Usage
+from optimus_server.errors import OptimusError
+from optimus_server.models.loader import LoadedModel, load_model
+
+# A trained demo model answers 0.97 and more; a decoder with any fault at all falls far below this.
+RIGHT_ENOUGH = 0.9
+PAGE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One pass over the prompts at one batch and chunk size."""
+
+    tokens: int
+    seconds: float
+    steps: int
+    tpf: float
+    computed_per_token: float
+    right: int
+    scored: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def step_ms(self) -> float:
+        return 1e3 * self.seconds / self.steps
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of ``optimus bench decode``."""
+    parser.add_argument("--model", type=Path, default=MODELS / "demo", help="a checkpoint that answers the demo's tasks")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16], help="requests that decode together")
+    parser.add_argument("--chunk", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="chunk sizes")
+    parser.add_argument("--policy", choices=POLICIES, default="chunk")
+    parser.add_argument("--task", nargs="+", help="only these tasks of the demo model, e.g. story or code")
+    parser.add_argument("--rounds", type=int, default=3, help="passes over the grid; figures are of the median one")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write all figures to this file, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, check, print; 0, or 1 if answers were wrong, or 2 if the checkpoint cannot be used."""
+    try:
+        model = load_model(args.model, device=args.device)
+        tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+    except (OptimusError, OSError) as error:
+        print(f"optimus bench decode: {error}", file=sys.stderr)
+        return 2
+    grid = [(batch, chunk) for batch in args.batch for chunk in args.chunk]
+    rounds: dict[tuple[int, int], list[Round]] = {cell: [] for cell in grid}
+    for number in range(args.rounds):
+        for batch, chunk in grid:
+            examples = _examples(max(12, 3 * batch), number, args.task)
+            rounds[batch, chunk].append(measure(model, tokenizer, examples, batch, chunk, args.policy))
+            print(f"\rround {number + 1} of {args.rounds}: batch {batch}, chunk {chunk}   ", end="", file=sys.stderr)
+    print(file=sys.stderr)
+    if wrong := _wrong(rounds):
+        print(f"no figures: {wrong}", file=sys.stderr)
+        return 1
+    _report(rounds, model, args)
+    return 0
+
+
+def measure(
+    model: LoadedModel, tokenizer: Tokenizer, examples: Sequence[Example], batch: int, chunk: int, policy: str
+) -> Round:
+    """Decode all examples greedily, ``batch`` at a time."""
+    config = model.config
+    pages = (batch + 1) * config.max_position_embeddings // PAGE
+    engine = Engine(model, EngineOptions(pages=pages, page_size=PAGE, max_rows=batch, share_prefix=False))
+    for number, example in enumerate(examples):
+        ids = encode(tokenizer, example.prompt)
+        room = min(768, engine.capacity - len(ids))
+        params = Params(max_new_tokens=room, stop_ids=config.eos_token_ids, policy=policy, chunk=chunk)  # type: ignore[arg-type]
+        engine.add(Request(str(number), ids, params, block_size=config.block_size, shift=config.logit_shift))
+    answers: list[list[int]] = [[] for _ in examples]
+    usages: list[Usage] = []
+    steps, started = 0, time.perf_counter()
+    while engine.busy:
+        steps += 1
+        for name, event in engine.step():
+            match event:
+                case Committed(ids):
+                    answers[int(name)] += ids
+                case Finished(_, usage):
+                    usages.append(usage)
+                case Failed(message):
+                    raise RuntimeError(message)
+    seconds = time.perf_counter() - started
+    tokens = sum(usage.generated_tokens for usage in usages)
+    texts = [tokenizer.decode([i for i in answer if i not in config.eos_token_ids]) for answer in answers]
+    return Round(
+        tokens=tokens,
+        seconds=seconds,
+        steps=steps,
+        tpf=tokens / sum(usage.steps for usage in usages),
+        computed_per_token=sum(usage.computed_positions for usage in usages) / tokens,
+        right=sum(e.scored and e.accepts(text) for e, text in zip(examples, texts, strict=True)),
+        scored=sum(e.scored for e in examples),
+    )
+
+
+def _examples(count: int, seed: int, tasks: Sequence[str] | None) -> list[Example]:
+    """``count`` held-out prompts, of the given tasks only if there are any."""
+    found = [example for example in held_out(count * 20, seed) if not tasks or example.task in tasks]
+    if len(found) < count:
+        raise OptimusError(f"too few held-out prompts of the tasks {', '.join(tasks or ())}", param="task")
+    return found[:count]
+
+
+def _wrong(rounds: dict[tuple[int, int], list[Round]]) -> str | None:
+    """Why the figures must not be reported, if there is a reason."""
+    passes = [one for several in rounds.values() for one in several]
+    right, scored = sum(one.right for one in passes), sum(one.scored for one in passes)
+    if scored and right < RIGHT_ENOUGH * scored:
+        return f"only {right} of {scored} answers are right, {RIGHT_ENOUGH:.0%} are needed"
+    return None
+
+
+def _report(rounds: dict[tuple[int, int], list[Round]], model: LoadedModel, args: argparse.Namespace) -> None:
+    machine = {
+        "device": torch.cuda.get_device_name(args.device) if "cuda" in args.device else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "model": str(args.model.name),
+        "policy": args.policy,
+        "rounds": args.rounds,
+        # kilobytes on Linux
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(f"{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'TPF':>6} {'computed/token':>14} {'right':>9}")
+    cells = []
+    for (batch, chunk), several in rounds.items():
+        middle = statistics.median_low(one.tokens_per_second for one in several)
+        one = next(one for one in several if one.tokens_per_second == middle)
+        print(
+            f"{batch:5} {chunk:5} {middle:9.0f} {one.step_ms:8.2f} {one.tpf:6.2f} {one.computed_per_token:14.2f} "
+            f"{one.right:4}/{one.scored}"
+        )
+        cells.append({"batch": batch, "chunk": chunk, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one))
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n")
