@@ -145,9 +145,7 @@ def plan_attention(
     )
 
 
-def _group(
-    members: list[_Row], width: int, block_size: int, *, in_order: bool, device: torch.device | str
-) -> RowGroup:
+def _group(members: list[_Row], width: int, block_size: int, *, in_order: bool, device: torch.device | str) -> RowGroup:
     span = max(len(row.key_slots) for row in members)
     uniform = members[0].uniform
     # [rows, width]: each padded query's place in its row

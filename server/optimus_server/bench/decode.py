@@ -55,7 +55,9 @@ class Round:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``optimus bench decode``."""
-    parser.add_argument("--model", type=Path, default=MODELS / "demo", help="a checkpoint that answers the demo's tasks")
+    parser.add_argument(
+        "--model", type=Path, default=MODELS / "demo", help="a checkpoint that answers the demo's tasks"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16], help="requests that decode together")
     parser.add_argument("--chunk", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="chunk sizes")
     parser.add_argument("--policy", choices=POLICIES, default="chunk")
@@ -165,6 +167,8 @@ def _report(rounds: dict[tuple[int, int], list[Round]], model: LoadedModel, args
             f"{batch:5} {chunk:5} {middle:9.0f} {one.step_ms:8.2f} {one.tpf:6.2f} {one.computed_per_token:14.2f} "
             f"{one.right:4}/{one.scored}"
         )
-        cells.append({"batch": batch, "chunk": chunk, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one))
+        cells.append(
+            {"batch": batch, "chunk": chunk, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one)
+        )
     if args.json:
         args.json.write_text(json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n")

@@ -73,9 +73,7 @@ class ModelConfig:
     threshold: float
 
 
-def load_config(
-    path: str | Path, *, block_size: int | None = None, mask_token_id: int | None = None
-) -> ModelConfig:
+def load_config(path: str | Path, *, block_size: int | None = None, mask_token_id: int | None = None) -> ModelConfig:
     """Read the configuration of a checkpoint directory.
 
     Args:

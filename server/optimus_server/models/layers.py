@@ -9,9 +9,7 @@ def parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape), requires_grad=False)
 
 
-def rope_tables(
-    positions: int, head_dim: int, theta: float, *, device: torch.device, dtype: torch.dtype
-) -> Tensor:
+def rope_tables(positions: int, head_dim: int, theta: float, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Cosines and signed sines of the half-split ("neox") rotary embedding: [positions, 2, head_dim].
 
     ``x * table[:, 0] + swap_halves(x) * table[:, 1]`` rotates x: the first half of the sines is negative.

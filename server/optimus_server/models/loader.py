@@ -87,9 +87,7 @@ def _weight_files(path: Path) -> dict[str, Path]:
         raise ModelError(f"{index}: weight_map must map tensor names to file names", param="model")
     absent = sorted({shard for shard in weight_map.values() if not (path / shard).is_file()})
     if absent:
-        raise ModelError(
-            f"{path}: weight files named in {_INDEX} are missing: {_some(absent)}", param="model"
-        )
+        raise ModelError(f"{path}: weight files named in {_INDEX} are missing: {_some(absent)}", param="model")
     return {name: path / shard for name, shard in weight_map.items()}
 
 
@@ -114,9 +112,7 @@ def _fill(net: Qwen3, files: dict[str, Path], places: dict[str, list[Tensor]]) -
         raise ModelError(f"the checkpoint lacks {len(missing)} tensors: {_some(missing)}", param="model")
     if unexpected := sorted(found - places.keys()):
         kind = net.config.model_type
-        raise ModelError(
-            f"{kind} has no place for {len(unexpected)} tensors: {_some(unexpected)}", param="model"
-        )
+        raise ModelError(f"{kind} has no place for {len(unexpected)} tensors: {_some(unexpected)}", param="model")
     by_file: dict[Path, list[str]] = defaultdict(list)
     for name in places:
         by_file[files[name]].append(name)
@@ -125,9 +121,7 @@ def _fill(net: Qwen3, files: dict[str, Path], places: dict[str, list[Tensor]]) -
             held = set(file.keys())
             for name in names:
                 if name not in held:
-                    raise ModelError(
-                        f"{path} does not hold {name}, which {_INDEX} places there", param="model"
-                    )
+                    raise ModelError(f"{path} does not hold {name}, which {_INDEX} places there", param="model")
                 _copy(file, path, name, places[name])
 
 
@@ -140,9 +134,7 @@ def _copy(file: Any, path: Path, name: str, views: list[Tensor]) -> None:
             param="model",
         )
     if kind not in _FLOATS:
-        raise ModelError(
-            f"{path}: {name} is stored as {kind}; supported: {', '.join(_FLOATS)}", param="model"
-        )
+        raise ModelError(f"{path}: {name} is stored as {kind}; supported: {', '.join(_FLOATS)}", param="model")
     tensor = file.get_tensor(name)
     for view in views:
         view.copy_(tensor)

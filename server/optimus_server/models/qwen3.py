@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
-from optimus_kernels.paged_attention import AttentionPlan, paged_attention, write_kv
 from torch import Tensor, nn
 
+from optimus_kernels.paged_attention import AttentionPlan, paged_attention, write_kv
 from optimus_server.models.cache import KVCache
 from optimus_server.models.config import ModelConfig
 from optimus_server.models.layers import parameter, rope_tables, rotate
@@ -40,9 +40,7 @@ class DecoderLayer(nn.Module):
         self.gate_up = parameter(2 * config.intermediate_size, hidden)
         self.down = parameter(hidden, config.intermediate_size)
 
-    def forward(
-        self, x: Tensor, cos: Tensor, sin: Tensor, pages: tuple[Tensor, Tensor], plan: AttentionPlan
-    ) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pages: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
         """x [n, hidden] -> [n, hidden]."""
         n, qk_heads = x.shape[0], self.heads + self.kv_heads
         # [n, heads + 2 * kv_heads, head_dim]
@@ -104,9 +102,7 @@ class Qwen3(nn.Module):
         config, weight = self.config, self.norm
         # a canvas is whole blocks, so its last one may reach beyond the last position of an answer
         positions = -(-config.max_position_embeddings // config.block_size) * config.block_size
-        table = rope_tables(
-            positions, config.head_dim, config.rope_theta, device=weight.device, dtype=weight.dtype
-        )
+        table = rope_tables(positions, config.head_dim, config.rope_theta, device=weight.device, dtype=weight.dtype)
         self.register_buffer("rope", table, persistent=False)
 
     @torch.inference_mode()
