@@ -1,4 +1,3 @@
-# ruff: noqa: N818  (a name that says what happened is an error already)
 """Every error a user can meet, with its code, its HTTP status and the field it is about.
 
 One class per case. Each takes the shape of the route it happened on: TGI's ``{"error", "error_type"}`` on
@@ -26,9 +25,7 @@ class OptimusError(Exception):
     kind = "server_error"
     prefix = ""
 
-    def __init__(
-        self, message: str, *, param: str | None = None, headers: dict[str, str] | None = None
-    ) -> None:
+    def __init__(self, message: str, *, param: str | None = None, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.param = param

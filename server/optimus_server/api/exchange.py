@@ -1,0 +1,231 @@
+"""What every generating route does alike: read the body, run the prompt, notice when the client leaves.
+
+Nothing here knows the shape of an answer; ``generate`` and ``chat`` do.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from optimus_server.errors import OptimusError, Refused, UnsupportedMediaType
+from optimus_server.service import Service
+from optimus_server.settings import Settings
+from optimus_server.text.answer import Answer, Token
+from optimus_server.text.prompt import Ask, Prompt, Prompter
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the server says about itself and its model.
+
+    Attributes:
+        model_id: as given to ``optimus serve``; answers carry it whatever ``model`` a request names.
+        compute_type: the value of ``x-compute-type``.
+    """
+
+    model_id: str
+    model_type: str
+    dtype: str
+    device: str
+    mask_token_id: int | None
+    compute_type: str
+    kv_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the routes work with; ``request.app.state.desk``."""
+
+    service: Service
+    prompter: Prompter
+    settings: Settings
+    facts: Facts
+
+
+def desk_of(request: Request) -> Desk:
+    desk = request.app.state.desk
+    assert isinstance(desk, Desk)
+    return desk
+
+
+async def read_body(request: Request) -> bytes:
+    """The raw JSON body of a POST, checked only for its declared type and its size.
+
+    Raises:
+        UnsupportedMediaType, Refused: 415 and 413.
+    """
+    declared = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if declared != "application/json":
+        given = declared[:100] or "none"
+        raise UnsupportedMediaType(f"expected `Content-Type: application/json`. Given: {given}")
+    # Starlette's own limit would answer in plain text.
+    limit = desk_of(request).settings.payload_limit
+    too_large = Refused(f"the body must have <= {limit} bytes", status=413, headers={"connection": "close"})
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+    body = bytearray()
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    return bytes(body)
+
+
+class Exchange:
+    """One request from its valid prompt to the end of its answer."""
+
+    def __init__(self, desk: Desk, request_id: str, path: str, prompt: Prompt, began: float) -> None:
+        self.desk = desk
+        self.id = request_id
+        self.prompt = prompt
+        self.answer = Answer(prompt, desk.prompter.tokenizer)
+        self._path = path
+        self._began = began
+        self._valid = time.perf_counter()
+
+    @classmethod
+    async def open(cls, request: Request, request_id: str, ask: Ask, began: float) -> "Exchange":
+        """Check and encode off the event loop: 2 MB of text take most of a second.
+
+        Args:
+            request_id: from ``Service.permit``.
+            began: ``time.perf_counter`` at the request's arrival.
+
+        Raises:
+            InvalidRequest: see ``Prompter.prompt``.
+        """
+        desk = desk_of(request)
+        prompt = await asyncio.to_thread(desk.prompter.prompt, ask)
+        return cls(desk, request_id, request.url.path, prompt, began)
+
+    async def tokens(self) -> AsyncGenerator[list[Token], None]:
+        """The tokens of each step. The last list comes when the answer is complete, with ``answer.usage``.
+
+        Raises:
+            OptimusError: the engine gave up.
+        """
+        service, answer = self.desk.service, self.answer
+        outcome = "client left"
+        last: list[Token] = []
+        try:
+            async with aclosing(service.submit(self.id, self.prompt)) as steps:
+                async for events in steps:
+                    was_stopped = answer.stopped
+                    last += answer.feed(events)
+                    if answer.stopped and not was_stopped and answer.reason is None:
+                        service.cancel(self.id)
+                    if not answer.stopped and answer.reason is None:
+                        yield last
+                        last = []
+            outcome = str(answer.reason)
+            yield last
+        except OptimusError as error:
+            outcome = error.code
+            raise
+        finally:
+            self._log(outcome)
+
+    async def complete(self) -> Answer:
+        """Run to the end."""
+        async with aclosing(self.tokens()) as steps:
+            async for _ in steps:
+                pass
+        return self.answer
+
+    def summary(self) -> dict[str, Any]:
+        """What decoding has cost: the ``diffusion`` key of a final event.
+
+        ``ttft_ms`` is from the valid prompt to the first token. Nothing changes a request's ``chunk`` on the
+        way, so its minimum, maximum and mean are one number.
+        """
+        usage, generated = self.answer.usage, len(self.answer.tokens)
+        assert usage is not None
+        block, first = self.desk.prompter.rules.block_size, usage.prompt_tokens
+        params = self.prompt.params
+        chunk = block if params.policy == "block" else params.chunk
+        return {
+            "v": 1,
+            "type": "summary",
+            "policy": params.policy,
+            "steps": usage.steps,
+            "tokens_per_step": round(generated / max(1, usage.steps), 3),
+            "blocks": (first + generated - 1) // block - first // block + 1 if generated else 0,
+            "chunk": {"min": chunk, "max": chunk, "mean": chunk},
+            "computed_positions": usage.computed_positions,
+            "wasted_tokens": usage.wasted_tokens + usage.generated_tokens - generated,
+            "prefix_hit_tokens": usage.prefix_hit_tokens,
+            "ttft_ms": round(self.answer.first_token_s * 1e3, 3),
+        }
+
+    def stream_headers(self) -> dict[str, str]:
+        """TGI's headers that are known before the answer."""
+        return {
+            "x-compute-type": self.desk.facts.compute_type,
+            "x-compute-characters": str(len(self.prompt.text)),
+        }
+
+    def headers(self) -> dict[str, str]:
+        """TGI's headers of a complete answer, and ours; times in ms except ``x-compute-time`` in seconds."""
+        usage, generated = self.answer.usage, len(self.answer.tokens)
+        assert usage is not None
+        total = time.perf_counter() - self._began
+        milliseconds = {
+            "x-total-time": total,
+            "x-validation-time": self._valid - self._began,
+            "x-queue-time": usage.queued_s,
+            "x-inference-time": usage.decode_s,
+            "x-time-per-token": usage.decode_s / max(1, generated),
+        }
+        return self.stream_headers() | {
+            "x-compute-time": f"{total:.6f}",
+            **{name: str(int(seconds * 1e3)) for name, seconds in milliseconds.items()},
+            "x-prompt-tokens": str(len(self.prompt.ids)),
+            "x-generated-tokens": str(generated),
+            "x-diffusion-steps": str(usage.steps),
+            "x-tokens-per-step": f"{generated / max(1, usage.steps):.3f}",
+        }
+
+    def _log(self, outcome: str) -> None:
+        usage = self.answer.usage
+        generated, seconds = len(self.answer.tokens), time.perf_counter() - self._began
+        logger.info(
+            "POST %s: %s, %d prompt tokens, %d tokens in %.2f s, %d steps [%s]", self._path, outcome,
+            len(self.prompt.ids), generated, seconds, usage.steps if usage else 0, self.id,
+        )  # fmt: skip
+
+
+async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Run ``work``, but cancel it when the client leaves: a server only notices if somebody listens.
+
+    Call it once the body has been read.
+
+    Raises:
+        ClientDisconnect: the client has left.
+    """
+
+    async def left() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(left())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        watch.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)

@@ -1,0 +1,87 @@
+"""Server-sent events as the clients of TGI and OpenAI read them.
+
+Where this departs from the SSE standard's advice or from sse-starlette's defaults, a client is the reason:
+
+1. Events have no ``event:`` name and no ``id:``. No client filters by name, and OpenAI's Python client takes
+   a keep-alive comment after an ``id`` for an event.
+2. Lines end in LF, and ``data:`` has a space after it: huggingface_hub looks for exactly ``data: [DONE]``.
+3. All tokens of one step are one write of several events; keep-alive comments may come between writes, never
+   inside one.
+4. An error after the first byte is an event, as the status has been sent; ``/v1`` still ends with ``[DONE]``.
+5. sse-starlette would cut streams off a second after SIGTERM; the server drains by itself instead.
+"""
+
+import json
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, aclosing
+from typing import Any
+
+from sse_starlette.sse import AppStatus, EventSourceResponse, SendTimeoutError
+from starlette.types import Receive, Scope, Send
+
+from optimus_server.errors import GenerationFailed, OptimusError
+
+AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
+
+logger = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+PING_S = 15
+SEND_TIMEOUT_S = 30.0
+"""A reader who takes nothing for this long is dropped; until then the request decodes on."""
+
+
+def event(payload: Mapping[str, Any]) -> bytes:
+    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+
+
+def events(payloads: Iterable[Mapping[str, Any]]) -> bytes:
+    """Several events as one write."""
+    return b"".join(map(event, payloads))
+
+
+class EventStream(EventSourceResponse):
+    """A stream of events that holds resources until its end, however it ends.
+
+    Args:
+        writes: each item is one or more whole events.
+        held: closed when the response is over, also if its first byte was never sent.
+    """
+
+    def __init__(
+        self,
+        writes: AsyncGenerator[bytes, None],
+        held: AbstractContextManager[Any],
+        headers: Mapping[str, str],
+    ) -> None:
+        self._writes = writes
+        self._held = held
+        super().__init__(writes, headers=headers, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._held:
+            try:
+                await super().__call__(scope, receive, send)
+            except SendTimeoutError:
+                logger.info("A reader took nothing for %.0f s and was dropped", SEND_TIMEOUT_S)
+            finally:
+                await self._writes.aclose()
+
+
+async def guarded(
+    writes: AsyncGenerator[bytes, None], render: Callable[[OptimusError], Mapping[str, Any]], end: bytes = b""
+) -> AsyncGenerator[bytes, None]:
+    """The writes that are not empty; then, if they fail, an event that says so; then ``end``."""
+    async with aclosing(writes):
+        try:
+            async for write in writes:
+                if write:
+                    yield write
+        except OptimusError as error:
+            yield event(render(error))
+        except Exception:
+            logger.exception("A stream failed")
+            yield event(render(GenerationFailed("internal error")))
+        if end:
+            yield end

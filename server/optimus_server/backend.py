@@ -1,0 +1,192 @@
+"""From settings to everything behind the routes that takes long to build: model, engine, prompter."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optimus_server.api.exchange import Facts
+from optimus_server.demo import MODELS
+from optimus_server.engine.request import Failed, Request
+from optimus_server.errors import ModelError, SettingsError
+from optimus_server.service import EngineLike
+from optimus_server.settings import Settings
+from optimus_server.text.prompt import Ask, Prompter, Rules, Sampling
+from optimus_server.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+    from optimus_server.models.config import ModelConfig
+
+logger = logging.getLogger(__name__)
+
+DEMO_MODEL = MODELS / "demo"
+DEMO_MODEL_ID = "optimus-demo"
+
+CPU_KV_BYTES = 512 * 2**20
+GPU_KV_SHARE = 0.8
+"""Of the memory that is free once the weights are loaded; the rest is for activations."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What ``create_app`` serves; ``shift`` is the model's logit shift."""
+
+    engine: EngineLike
+    prompter: Prompter
+    facts: Facts
+    shift: int
+
+
+def build_backend(settings: Settings) -> Backend:
+    """Load the model, allocate its KV memory and answer one prompt for warm-up; each step is a line of log.
+
+    Raises:
+        ModelError: the checkpoint cannot be served.
+        SettingsError: a setting does not fit the checkpoint or this machine.
+    """
+    import torch
+
+    from optimus_server.engine.engine import Engine, EngineOptions
+    from optimus_server.models.loader import load_model
+
+    path = Path(settings.model_id) if settings.model_id else DEMO_MODEL
+    model_id = settings.model_id or DEMO_MODEL_ID
+    device = _device(settings.device)
+    logger.info("Loading %s on %s", model_id, device)
+    model = load_model(
+        path,
+        device=device,
+        dtype=getattr(torch, settings.dtype) if settings.dtype else None,
+        block_size=settings.block_size,
+        mask_token_id=settings.mask_token_id,
+    )
+    tokenizer = Tokenizer.load(path)
+    config, weight = model.config, next(model.net.parameters())
+    dtype = str(weight.dtype).removeprefix("torch.")
+    millions = sum(parameter.numel() for parameter in model.net.parameters()) / 1e6
+    logger.info(
+        "Model: %s, %.1f M parameters in %s, block size %d",
+        config.model_type, millions, dtype, config.block_size,
+    )  # fmt: skip
+
+    token_bytes = 2 * config.layers * config.kv_heads * config.head_dim * weight.element_size()
+    wanted = settings.max_batch_size * config.max_position_embeddings
+    pages = settings.kv_pages or _pages(settings, device, token_bytes, wanted)
+    options = EngineOptions(
+        pages=pages,
+        page_size=settings.page_size,
+        max_rows=settings.max_batch_size,
+        prefill_budget=_prefill_budget(settings, config.block_size, on_cpu=device.type == "cpu"),
+        share_prefix=not settings.no_prefix_cache,
+    )
+    kv_tokens = pages * settings.page_size
+    mebibytes, available = kv_tokens * token_bytes / 2**20, _memory(device) / 2**20
+    if mebibytes > available:
+        raise SettingsError(f"the KV pool needs {mebibytes:.0f} MiB, {device} has {available:.0f}", param="kv_pages")
+    logger.info("KV pool: %d tokens, %.0f MiB", kv_tokens, mebibytes)
+    engine = Engine(model, options)
+    rules = make_rules(settings, config, capacity=engine.capacity, sampling=Sampling.load(path))
+    facts = Facts(
+        model_id=model_id,
+        model_type=config.model_type,
+        dtype=dtype,
+        device=device.type,
+        mask_token_id=config.mask_token_id,
+        compute_type=settings.compute_type or f"{'cpu' if device.type == 'cpu' else 'gpu'}+optimized",
+        kv_tokens=kv_tokens,
+    )
+    began = time.perf_counter()
+    prompt = Prompter(tokenizer, rules).prompt(Ask(inputs="Hello", max_new_tokens=1))
+    engine.add(Request("warm-up", prompt.ids, prompt.params, block_size=config.block_size, shift=config.logit_shift))
+    while engine.busy:
+        if failed := next((e for _, e in engine.step() if isinstance(e, Failed)), None):
+            raise ModelError(f"warm-up failed: {failed.message}")
+    logger.info("Warm-up: %.1f s", time.perf_counter() - began)
+    return Backend(engine, Prompter(tokenizer, rules), facts, config.logit_shift)
+
+
+def make_rules(settings: Settings, config: ModelConfig, *, capacity: int, sampling: Sampling) -> Rules:
+    """Limits and defaults of requests.
+
+    Args:
+        capacity: positions one request may span in the engine.
+
+    Raises:
+        SettingsError: a length or the chunk size does not fit the checkpoint.
+    """
+    if capacity < 2:
+        raise SettingsError(f"the KV pool is smaller than one block of {config.block_size}", param="kv_pages")
+    total = settings.max_total_tokens or capacity
+    if total > capacity:
+        raise SettingsError(
+            f"`max_total_tokens` must be <= {capacity}, what checkpoint and KV pool can hold. Given: {total}",
+            param="max_total_tokens",
+        )
+    inputs = settings.max_input_tokens or total - 1
+    if not 0 < inputs < total:
+        raise SettingsError(
+            f"`max_input_tokens` must be < `max_total_tokens`. Given: {inputs} and {total}",
+            param="max_input_tokens",
+        )
+    longest = 2 * config.block_size
+    if "chunk" in settings.model_fields_set and settings.chunk > longest:
+        raise SettingsError(
+            f"`chunk` must be <= {longest}, twice the block size. Given: {settings.chunk}", param="chunk"
+        )
+    return Rules(
+        block_size=config.block_size,
+        vocab_size=config.vocab_size,
+        max_input_tokens=inputs,
+        max_total_tokens=total,
+        max_stop_sequences=settings.max_stop_sequences,
+        stop_ids=config.eos_token_ids,
+        policy=settings.policy,
+        chunk=min(settings.chunk, longest),
+        threshold=config.threshold if settings.threshold is None else settings.threshold,
+        sampling=sampling,
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SettingsError(f"--device {name}: {str(error).splitlines()[0]}", param="device") from None
+    return device
+
+
+def _pages(settings: Settings, device: torch.device, token_bytes: int, wanted: int) -> int:
+    """Pages of the KV pool: as set, else by memory, but no more than the largest batch can use."""
+    tokens = settings.max_batch_total_tokens
+    if tokens is None:
+        budget = CPU_KV_BYTES if device.type == "cpu" else int(_memory(device) * GPU_KV_SHARE)
+        tokens = min(wanted, budget // token_bytes)
+    return max(1, tokens // settings.page_size)
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes: all of a machine's memory, and what is free of a GPU's."""
+    import torch
+
+    if device.type == "cpu":
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+def _prefill_budget(settings: Settings, block_size: int, *, on_cpu: bool) -> int:
+    budget = settings.max_batch_prefill_tokens or max(block_size, 512 if on_cpu else 2048)
+    if budget < block_size:
+        raise SettingsError(
+            f"`max_batch_prefill_tokens` must be >= the block size. Given: {budget} and {block_size}",
+            param="max_batch_prefill_tokens",
+        )
+    return budget

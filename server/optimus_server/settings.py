@@ -1,0 +1,221 @@
+"""Every setting of the server, declared once.
+
+From one declaration come the flag, the environment variable, the check, the line in ``--help`` and the row in
+README.md. Flags win over variables, variables over defaults. Names that TGI has keep its flag
+and its bare variable (``--port``, ``PORT``); ours have an ``OPTIMUS_`` variable, because ``DEVICE`` or
+``CHUNK`` may mean something to somebody else. Nothing else in the package reads the environment.
+"""
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Mapping
+from typing import Any, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from optimus_server.errors import SettingsError
+
+MAX_CONTEXT = 1 << 20
+
+
+def _tgi(default: Any, text: str, *, short: str | None = None, alias: str | None = None, **bounds: Any) -> Any:
+    extra: dict[str, JsonValue] = {"tgi": True, "short": short, "alias": alias}
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+def _ours(default: Any, text: str, **bounds: Any) -> Any:
+    return Field(default, description=text, json_schema_extra={"tgi": False}, **bounds)
+
+
+class Settings(BaseModel):
+    """All settings, checked against their ranges and against each other.
+
+    What depends on the checkpoint (lengths, block size) is checked when it is loaded, in ``app``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model_id: str | None = _tgi(None, "model directory, as the argument MODEL; default: the demo model", min_length=1)
+    hostname: str = _tgi("127.0.0.1", "address to listen on; 0.0.0.0 is every interface", min_length=1)
+    port: int = _tgi(3000, "port to listen on; 0 picks a free one", short="-p", ge=0, le=65535)
+    device: str | None = _ours(None, "cpu, cuda or cuda:N; default: cuda if there is one", min_length=1)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = _tgi(
+        None, "of weights and computation; default: float32 on cpu, bfloat16 elsewhere"
+    )
+    block_size: int | None = _ours(None, "block size B; default: the checkpoint's", ge=1, le=4096)
+    mask_token_id: int | None = _ours(None, "mask token; default: the checkpoint's", ge=0)
+    policy: Literal["block", "chunk", "refresh", "stale", "stream"] = _ours(
+        "chunk", "decoding policy of requests that name none"
+    )
+    chunk: int = _ours(16, "chunk size of requests that name none, at most 2B", ge=1, le=8192)
+    threshold: float | None = _ours(
+        None, "confidence above which a token commits; default: the checkpoint's", ge=0, le=1
+    )
+    max_concurrent_requests: int = _tgi(128, "requests in flight; further ones get 429 at once", ge=1)
+    max_stop_sequences: int = _tgi(4, "stop sequences a request may have", ge=0)
+    max_input_tokens: int | None = _tgi(
+        None,
+        "tokens a prompt may have; default: max_total_tokens - 1",
+        alias="--max-input-length",
+        ge=1,
+        le=MAX_CONTEXT,
+    )
+    max_total_tokens: int | None = _tgi(
+        None, "tokens of prompt and answer together; default: what the checkpoint and the KV pool can hold",
+        ge=2, le=MAX_CONTEXT,
+    )  # fmt: skip
+    max_batch_prefill_tokens: int | None = _tgi(
+        None, "prompt tokens one step may compute; default: 512 on cpu, 2048 elsewhere", ge=1
+    )
+    max_batch_total_tokens: int | None = _tgi(
+        None,
+        "size of the KV pool in tokens; default: by memory (0.5 GiB on cpu, 80 % of what is free on a GPU)",
+        ge=1,
+    )
+    max_batch_size: int = _tgi(64, "requests decoded together", ge=1, le=4096)
+    kv_pages: int | None = _ours(None, "size of the KV pool in pages, instead of max_batch_total_tokens", ge=1)
+    page_size: int = _ours(32, "tokens a KV page holds", ge=1, le=4096)
+    no_prefix_cache: bool = _ours(False, "do not share KV between requests that begin alike")
+    payload_limit: int = _tgi(2_000_000, "bytes a request body may have; more is a 413", ge=1)
+    api_key: str | None = _tgi(None, "key that requests must send as `Authorization: Bearer KEY`", min_length=1)
+    cors_allow_origin: str | None = _tgi(None, "origins browsers may call from, comma separated; default: any")
+    graceful_termination_timeout: int = _tgi(
+        90, "seconds that running requests get after SIGTERM", short="-g", ge=0, le=86_400
+    )
+    json_output: bool = _tgi(False, "log JSON lines")
+    compute_type: str | None = _tgi(None, "value of the header x-compute-type; default: by device", min_length=1)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        """Settings that contradict each other, in TGI's words where it has them."""
+        if self.max_input_tokens and self.max_total_tokens and self.max_input_tokens >= self.max_total_tokens:
+            raise ValueError(
+                "`max_input_tokens` must be < `max_total_tokens`. "
+                f"Given: {self.max_input_tokens} and {self.max_total_tokens}"
+            )
+        if self.kv_pages and self.max_batch_total_tokens:
+            raise ValueError("`kv_pages` and `max_batch_total_tokens` both size the KV pool: give one of them")
+        pool = self.max_batch_total_tokens or (self.kv_pages or 0) * self.page_size
+        if self.max_total_tokens and pool and self.max_total_tokens > pool:
+            raise ValueError(
+                f"`max_total_tokens` must be <= `max_batch_total_tokens`. Given: {self.max_total_tokens} and {pool}"
+            )
+        return self
+
+    @property
+    def origins(self) -> list[str]:
+        return [origin.strip() for origin in self.cors_allow_origin.split(",")] if self.cors_allow_origin else ["*"]
+
+
+_IGNORED_VALUES = """
+    revision validation-workers num-shard sharded quantize speculate kv-cache-dtype max-best-of
+    max-top-n-tokens waiting-served-ratio max-waiting-tokens cuda-graphs watermark-gamma watermark-delta
+    prometheus-port shard-uds-path master-addr master-port huggingface-hub-cache weights-cache-override
+    cuda-memory-fraction rope-scaling rope-factor otlp-endpoint otlp-service-name tokenizer-config-path
+    max-client-batch-size lora-adapters usage-stats ngrok-authtoken ngrok-edge
+"""
+_IGNORED_SWITCHES = """
+    trust-remote-code enable-prefill-logprobs disable-custom-kernels disable-grammar-support ngrok
+"""
+IGNORED_FLAGS = dict.fromkeys(_IGNORED_VALUES.split(), True) | dict.fromkeys(_IGNORED_SWITCHES.split(), False)
+"""TGI's flags that mean nothing here -> whether they take a value. Accepted with a warning, so that a command
+line written for TGI starts."""
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def variable(name: str) -> str:
+    return name.upper() if _extra(Settings.model_fields[name])["tgi"] else f"OPTIMUS_{name.upper()}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One flag per setting; values stay text, so that flags and variables pass the same check."""
+    for name, field in Settings.model_fields.items():
+        names = [flag(name), *(n for n in (_extra(field).get("short"), _extra(field).get("alias")) if n)]
+        text = f"{field.description}{_default_text(field, ' (default: {})')} [{variable(name)}]".replace("%", "%%")
+        if field.annotation is bool:
+            parser.add_argument(
+                *names, dest=name, action="store_const", const="true", default=argparse.SUPPRESS, help=text
+            )
+        else:
+            parser.add_argument(*names, dest=name, metavar=_metavar(field), default=argparse.SUPPRESS, help=text)
+    for ignored, takes_value in IGNORED_FLAGS.items():
+        options: dict[str, Any] = {} if takes_value else {"action": "store_true"}
+        parser.add_argument(
+            f"--{ignored}",
+            dest=f"ignored:{ignored}",
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+            **options,
+        )
+
+
+def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> tuple[Settings, list[str]]:
+    """Settings from parsed flags and the environment, and warnings about what was ignored.
+
+    Raises:
+        SettingsError: naming the flag or the variable, the value and what is accepted.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    warnings = []
+    for name in Settings.model_fields:
+        if name in flags:
+            values[name], sources[name] = flags[name], flag(name)
+        elif (value := environ.get(variable(name), "")) != "":
+            if name == "hostname" and not _is_address(value):
+                # Docker sets HOSTNAME to the container's id; listening there would hide the server.
+                continue
+            values[name], sources[name] = value, variable(name)
+    for ignored in IGNORED_FLAGS:
+        source = "--" + ignored
+        if f"ignored:{ignored}" in flags or (source := ignored.replace("-", "_").upper()) in environ:
+            warnings.append(f"{source} means nothing to this server and is ignored")
+    try:
+        return Settings(**values), warnings
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise SettingsError(first["msg"].removeprefix("Value error, ")) from None
+        name = str(first["loc"][0])
+        problem = first["msg"].removeprefix("Input should be ")
+        raise SettingsError(f"{sources[name]} must be {problem}. Given: {values[name]}", param=name) from None
+
+
+def markdown_table() -> str:
+    """The table of settings in README.md."""
+    rows = ["| flag | variable | default | meaning |", "| --- | --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        short = _extra(field).get("short")
+        flags = f"`{flag(name)}`" + (f", `{short}`" if short else "")
+        rows.append(f"| {flags} | `{variable(name)}` | {_default_text(field, '`{}`')} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    assert isinstance(field.json_schema_extra, dict)
+    return dict(field.json_schema_extra)
+
+
+def _default_text(field: FieldInfo, template: str) -> str:
+    return "" if field.default is None or field.annotation is bool else template.format(field.default)
+
+
+def _metavar(field: FieldInfo) -> str:
+    annotations = (field.annotation, *get_args(field.annotation))
+    for annotation in annotations:
+        if choices := [choice for choice in get_args(annotation) if isinstance(choice, str)]:
+            return "{" + ",".join(choices) + "}"
+    return "N" if int in annotations else "X" if float in annotations else "TEXT"
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,292 @@
+"""What a client asks for -> a valid Prompt. Every 4xx about content ends here.
+
+The order of the checks and their texts are TGI's. Three deviations: ``temperature`` 0 is greedy and ``top_p`` 1
+is off, as OpenAI's clients send them; ``max_new_tokens`` must fit as it is given, since Optimus does not generate
+in slices of 1024; and what diffusion decoding cannot honour is refused by name instead of ignored.
+"""
+
+import json
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from optimus_server.engine.request import POLICIES, UNMASK_RULES, Params
+from optimus_server.errors import InvalidRequest
+from optimus_server.text.tokenizer import Message, Tokenizer
+
+MIN_TEMPERATURE = 1e-5
+"""Below it sampling is greedy: dividing float32 logits by less would overflow."""
+
+MAX_TEMPERATURE = 100.0
+MAX_TOP_K = 2**31 - 1
+MAX_SEED = 2**64 - 1
+MAX_STOP_CHARS = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample when an OpenAI request says nothing: the checkpoint's generation_config.json, as in vLLM,
+    else OpenAI's own temperature of 1."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Sampling":
+        """From a model directory. What the file leaves out or says badly keeps OpenAI's default."""
+        try:
+            config = json.loads((Path(path) / "generation_config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return cls()
+        if not isinstance(config, dict) or config.get("do_sample") is False:
+            return cls(temperature=0.0) if isinstance(config, dict) else cls()
+
+        def number(name: str, low: float, high: float, default: float) -> float:
+            value = config.get(name)
+            return float(value) if isinstance(value, int | float) and low <= value <= high else default
+
+        return cls(
+            temperature=number("temperature", 0, MAX_TEMPERATURE, 1.0),
+            top_p=number("top_p", 1e-6, 1.0, 1.0),
+            top_k=int(number("top_k", 0, MAX_TOP_K, 0)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What requests are checked against and what they get by default; fixed once the model is loaded."""
+
+    block_size: int
+    vocab_size: int
+    max_input_tokens: int
+    max_total_tokens: int
+    max_stop_sequences: int = 4
+    stop_ids: frozenset[int] = frozenset()
+    policy: str = "chunk"
+    chunk: int = 16
+    threshold: float = 0.9
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """One request in TGI's words, whichever route it came by; None means it was not said.
+
+    Attributes:
+        inputs: a whole prompt, a chat, or ids.
+        openai: the OpenAI routes' defaults hold, and a stop string is not part of the answer.
+        diffusion: the request's diffusion extension: types checked, ranges not.
+        refused: parameters that cannot be honoured -> the value that would be accepted.
+        names: what the route calls a parameter, where that differs from TGI's name.
+    """
+
+    inputs: str | tuple[int, ...] | tuple[Message, ...]
+    openai: bool = False
+    do_sample: bool = False
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    max_new_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    truncate: int | None = None
+    seed: int | None = None
+    best_of: int | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    typical_p: float | None = None
+    top_n_tokens: int | None = None
+    diffusion: Mapping[str, Any] = field(default_factory=dict)
+    refused: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A request the engine can run.
+
+    Attributes:
+        text: the prompt as it was written, or as the chat template made it; before ``truncate``.
+        include_stop: whether a matched stop string is part of the answer.
+        seed: as told to the client; None when greedy and not given.
+    """
+
+    ids: tuple[int, ...]
+    params: Params
+    text: str
+    stop: tuple[str, ...]
+    include_stop: bool
+    seed: int | None
+
+
+class Prompter:
+    """Checks and encodes requests; holds no state, so any thread may call it."""
+
+    def __init__(self, tokenizer: Tokenizer, rules: Rules) -> None:
+        self.tokenizer = tokenizer
+        self.rules = rules
+
+    def prompt(self, ask: Ask) -> Prompt:
+        """The valid prompt of a request.
+
+        Raises:
+            InvalidRequest: naming the parameter, the limit and the value.
+        """
+        temperature, top_k, top_p = self._sampling(ask)
+        self._check(ask)
+        diffusion = self._diffusion(ask)
+        ids, text = self._encode(ask)
+        seed = ask.seed
+        if seed is None and temperature:
+            # 53 bits: the seed is echoed in JSON, and JavaScript must be able to send it back.
+            seed = secrets.randbits(53)
+        params = Params(
+            max_new_tokens=self._length(ask, len(ids)),
+            stop_ids=self.rules.stop_ids,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed or 0,
+            **diffusion,
+        )
+        return Prompt(ids, params, text, ask.stop, not ask.openai, seed)
+
+    def _sampling(self, ask: Ask) -> tuple[float, int, float]:
+        """Temperature (0 is greedy), top-k and top-p (0 and 1 are off)."""
+        temperature, top_k, top_p = ask.temperature, ask.top_k, ask.top_p
+        asked = (temperature, top_k, ask.typical_p, None if top_p == 1 else top_p)
+        sampling = ask.openai or ask.do_sample or any(value is not None for value in asked)
+        _require(
+            sampling or ask.best_of is None or ask.best_of <= 1,
+            "you must use sampling when `best_of` is > 1", "best_of",
+        )  # fmt: skip
+        if temperature is not None:
+            _require(temperature >= 0, "`temperature` must be strictly positive", "temperature")
+            _require(
+                temperature <= MAX_TEMPERATURE,
+                f"`temperature` must be <= {MAX_TEMPERATURE:g}. Given: {temperature:g}", "temperature",
+            )  # fmt: skip
+        positive = ask.repetition_penalty is None or ask.repetition_penalty > 0
+        _require(positive, "`repetition_penalty` must be strictly positive", "repetition_penalty")
+        _require(
+            abs(ask.frequency_penalty or 0) <= 2,
+            "`frequency_penalty` must be >= -2.0 and <= 2.0", "frequency_penalty",
+        )  # fmt: skip
+        _require(top_p is None or 0 < top_p <= 1, "`top_p` must be > 0.0 and < 1.0", "top_p")
+        typical = ask.typical_p is None or 0 < ask.typical_p < 1
+        _require(typical, "`typical_p` must be > 0.0 and < 1.0", "typical_p")
+        _require(top_k is None or top_k > 0, "`top_k` must be strictly positive", "top_k")
+        _require((top_k or 0) <= MAX_TOP_K, f"`top_k` must be <= {MAX_TOP_K}. Given: {top_k}", "top_k")
+        defaults = self.rules.sampling if ask.openai else Sampling()
+        if temperature is None:
+            temperature = defaults.temperature if sampling else 0.0
+        if temperature < MIN_TEMPERATURE:
+            temperature = 0.0
+        return (
+            temperature,
+            defaults.top_k if top_k is None else top_k,
+            defaults.top_p if top_p is None else top_p,
+        )
+
+    def _check(self, ask: Ask) -> None:
+        """The checks that need no tokenizer, after those on sampling."""
+        name = ask.names.get("max_new_tokens", "max_new_tokens")
+        _require(ask.max_new_tokens is None or ask.max_new_tokens > 0, f"`{name}` must be strictly positive", name)
+        limit = self.rules.max_stop_sequences
+        _require(
+            len(ask.stop) <= limit,
+            f"`stop` supports up to {limit} stop sequences. Given: {len(ask.stop)}",
+            "stop",
+        )
+        for stop in ask.stop:
+            _require(stop != "", "`stop` sequences cannot be empty", "stop")
+            _require(
+                len(stop) <= MAX_STOP_CHARS,
+                f"`stop` sequences must have <= {MAX_STOP_CHARS} characters. Given: {len(stop)}", "stop",
+            )  # fmt: skip
+        several = (ask.best_of or 1) > 1
+        _require(not several or ask.seed is None, "`seed` must not be set when `best_of` > 1", "best_of")
+        _require(
+            ask.seed is None or 0 <= ask.seed <= MAX_SEED,
+            f"`seed` must be >= 0 and <= {MAX_SEED}. Given: {ask.seed}", "seed",
+        )  # fmt: skip
+        _require(ask.best_of != 0, "`best_of` must be > 0 and <= 1. Given: 0", "best_of")
+        _require(not several, "`best_of` != 1 is not allowed for this endpoint", "best_of")
+        _require(not ask.top_n_tokens, "`top_n_tokens` != 0 is not allowed for this endpoint", "top_n_tokens")
+        for parameter, accepted in ask.refused.items():
+            _require(
+                False, f"`{parameter}` is not supported by this server: leave it out or set it to {accepted}",
+                parameter,
+            )  # fmt: skip
+
+    def _encode(self, ask: Ask) -> tuple[tuple[int, ...], str]:
+        name = ask.names.get("inputs", "inputs")
+        _require(len(ask.inputs) > 0, f"`{name}` cannot be empty", name)
+        inputs, vocab = ask.inputs, self.rules.vocab_size
+        if isinstance(inputs, str):
+            ids, text = self.tokenizer.encode(inputs), inputs
+        elif isinstance(inputs[0], int):
+            ids = tuple(i for i in inputs if isinstance(i, int))
+            _require(all(0 <= i < vocab for i in ids), f"`{name}` ids must be >= 0 and < {vocab}", name)
+            text = self.tokenizer.decode(ids)
+        else:
+            ids, text = self.tokenizer.encode_chat([m for m in inputs if not isinstance(m, int)])
+        _require(len(ids) > 0, f"`{name}` cannot be empty", name)
+        _require(max(ids) < vocab, f"`{name}` holds a token that the model lacks", name)
+        if ask.truncate is not None:
+            limit = self.rules.max_input_tokens
+            _require(
+                0 < ask.truncate <= limit,
+                f"`truncate` must be strictly positive and less than {limit}. Given: {ask.truncate}",
+                "truncate",
+            )  # fmt: skip
+            ids = ids[-ask.truncate :]
+        return ids, text
+
+    def _length(self, ask: Ask, prompt: int) -> int:
+        """How many tokens to generate; all that fit if the request does not say."""
+        inputs = ask.names.get("inputs", "inputs")
+        length = ask.names.get("max_new_tokens", "max_new_tokens")
+        total, limit = self.rules.max_total_tokens, self.rules.max_input_tokens
+        wanted = ask.max_new_tokens or max(1, total - prompt)
+        _require(
+            prompt + wanted <= total,
+            f"`{inputs}` tokens + `{length}` must be <= {total}. "
+            f"Given: {prompt} `{inputs}` tokens and {wanted} `{length}`",
+            length if ask.max_new_tokens else inputs,
+        )  # fmt: skip
+        _require(prompt <= limit, f"`{inputs}` must have less than {limit} tokens. Given: {prompt}", inputs)
+        return wanted
+
+    def _diffusion(self, ask: Ask) -> dict[str, Any]:
+        """The decoding parameters: the request's where it has them, else the server's."""
+        rules, given = self.rules, dict(ask.diffusion)
+        both = "confidence" in given and "threshold" in given
+        _require(not both, "`diffusion.confidence` and `diffusion.threshold` are one thing: give one", "diffusion")
+        given.setdefault("threshold", given.pop("confidence", rules.threshold))
+        longest = 2 * rules.block_size
+        _in_range(given, "chunk", 1, longest)
+        _in_range(given, "transfer", 1, rules.block_size)
+        _in_range(given, "threshold", 0, 1)
+        _in_range(given, "entropy_bound", 0, math.inf)
+        for name, choices in (("policy", POLICIES), ("unmask", UNMASK_RULES)):
+            _require(
+                name not in given or given[name] in choices,
+                f"`diffusion.{name}` must be one of {', '.join(choices)}. Given: {given.get(name)}",
+                f"diffusion.{name}",
+            )  # fmt: skip
+        return {"policy": rules.policy, "chunk": min(rules.chunk, longest)} | given
+
+
+def _require(holds: bool, message: str, param: str) -> None:
+    if not holds:
+        raise InvalidRequest(message, param=param)
+
+
+def _in_range(values: Mapping[str, Any], name: str, low: float, high: float) -> None:
+    if (value := values.get(name)) is not None:
+        limits = f">= {low}" + (f" and <= {high}" if high < math.inf else "")
+        _require(low <= value <= high, f"`diffusion.{name}` must be {limits}. Given: {value}", f"diffusion.{name}")

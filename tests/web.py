@@ -1,0 +1,192 @@
+"""What the web tests share: a small tokenizer, an engine that plays a script, and a server on a real socket."""
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from tokenizers import Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from optimus_server.api.exchange import Facts
+from optimus_server.app import create_app
+from optimus_server.backend import Backend as ServerBackend
+from optimus_server.engine.engine import Load
+from optimus_server.engine.request import Committed, Finished, Request, Usage
+from optimus_server.errors import InvalidRequest
+from optimus_server.settings import Settings
+from optimus_server.text.prompt import Prompter, Rules
+from optimus_server.text.tokenizer import Tokenizer
+from tests.tiny import edit_json, tiny_checkpoint
+
+SPECIALS = ["<|pad|>", "<|mask|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
+PAD, MASK, SYSTEM, USER, ASSISTANT, END = range(6)
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content | trim }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+BLOCK = 8
+
+
+def small_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 320 tokens with a chat template, like the demo model's."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=SPECIALS,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    text = "hello world, the quick brown fox jumps over the lazy dog. 你好 🙂 naïve "
+    backend.train_from_iterator([text * 5], trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<|end|>", pad_token="<|pad|>", chat_template=TEMPLATE
+    )
+
+
+def small_model(path: Path) -> Path:
+    """A tiny random checkpoint with that tokenizer, which ``optimus serve`` can load."""
+    hf = small_tokenizer()
+    tiny_checkpoint(
+        path, "sdar_shift", block_size=BLOCK, vocab_size=len(hf), eos_token_id=END, max_position_embeddings=1024
+    )
+    edit_json(path / "config.json", mask_token_id=MASK)
+    hf.save_pretrained(path)
+    return path
+
+
+Steps = list[tuple[int, ...]]
+
+
+class ScriptedEngine:
+    """Commits what ``answer`` says, one tuple of ids a step, for all requests at once.
+
+    Args:
+        answer: request -> its steps; the last one ends it, with ``eos_token`` if it ends in END.
+        step_s: how long a step takes.
+        capacity: requests with a longer canvas are refused by ``add``.
+    """
+
+    def __init__(self, answer: Callable[[Request], Steps], *, step_s: float = 0.0, capacity: int = 10**6) -> None:
+        self.answer, self.step_s, self.capacity = answer, step_s, capacity
+        self.live: dict[str, tuple[Request, Steps]] = {}
+        self.seen: list[Request] = []
+        self.ended: list[tuple[str, str]] = []
+        self.explode = False
+        self._events: list[Any] = []
+
+    def add(self, request: Request) -> None:
+        if request.canvas > self.capacity:
+            raise InvalidRequest("too long for this engine")
+        self.seen.append(request)
+        self.live[request.id] = (request, list(self.answer(request)))
+
+    def cancel(self, request_id: str) -> None:
+        if request_id in self.live:
+            self._end(request_id, "cancelled")
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.live or self._events)
+
+    def step(self) -> list[Any]:
+        if self.step_s and self.live:
+            time.sleep(self.step_s)
+        if self.explode:
+            raise RuntimeError("script says so")
+        for request_id, (request, steps) in list(self.live.items()):
+            ids = steps.pop(0)
+            request.frontier += len(ids)
+            request.steps += 1
+            self._events.append((request_id, Committed(ids, (-0.5,) * len(ids), request.steps)))
+            if not steps:
+                self._end(request_id, "eos_token" if ids[-1] == END else "length")
+        events, self._events = self._events, []
+        return events
+
+    def load(self) -> Load:
+        return Load(len(self.live), 0, 0, 0)
+
+    def _end(self, request_id: str, reason: Any) -> None:
+        request, _ = self.live.pop(request_id)
+        self.ended.append((request_id, reason))
+        generated = request.frontier - request.prompt_len
+        usage = Usage(request.prompt_len, generated, 0, request.steps, generated, 0, 0.001, 0.002)
+        self._events.append((request_id, Finished(reason, usage)))
+
+
+def spoken(tokenizer: Tokenizer, text: str, per_step: int = 3, end: bool = True) -> Steps:
+    """The script that says ``text``."""
+    ids = [*tokenizer.encode(text), *([END] if end else [])]
+    return [tuple(ids[i : i + per_step]) for i in range(0, len(ids), per_step)]
+
+
+class Live:
+    """A running server: its URL, its engine and its service, and requests to it."""
+
+    def __init__(self, url: str, engine: Any, service: Any) -> None:
+        self.url, self.engine, self.service = url, engine, service
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=30, **options)
+
+    def post(self, path: str, body: Any = None, **options: Any) -> httpx.Response:
+        return httpx.post(self.url + path, json=body, timeout=30, **options)
+
+    def events(self, path: str, body: Any, **options: Any) -> list[Any]:
+        """The payloads of a stream, in order; ``[DONE]`` stays text."""
+        response = self.post(path, body, **options)
+        assert response.status_code == 200, response.text
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return payloads(response.text)
+
+
+def payloads(text: str) -> list[Any]:
+    lines = [line for line in text.split("\n") if line and not line.startswith(":")]
+    assert all(line.startswith("data: ") for line in lines)
+    return [line[6:] if line == "data: [DONE]" else json.loads(line[6:]) for line in lines]
+
+
+@contextlib.contextmanager
+def listening(app: Any, engine: Any) -> Iterator[Live]:
+    """Serve an application on a free port, in a thread of this process."""
+    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_for(lambda: server.started, 10)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Live(f"http://127.0.0.1:{port}", engine, app.state.desk.service)
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def rules(**changes: Any) -> Rules:
+    fields: dict[str, Any] = {
+        "block_size": BLOCK, "vocab_size": 320, "max_input_tokens": 200, "max_total_tokens": 256,
+        "stop_ids": frozenset({END}),
+    }  # fmt: skip
+    return Rules(**fields | changes)
+
+
+def application(engine: Any, tokenizer: Tokenizer, *, rule: dict[str, Any] | None = None, **settings: Any) -> Any:
+    facts = Facts("org/scripted", "sdar_shift", "float32", "cpu", MASK, "cpu+optimized", 4096)
+    backend = ServerBackend(engine, Prompter(tokenizer, rules(**rule or {})), facts, 1)
+    return create_app(Settings(**settings), backend)
+
+
+def wait_for(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
+    """Wait until a condition holds; AssertionError if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)
