@@ -72,6 +72,9 @@ def naive_block(
             chosen = probs.argmax(-1).tolist()
         confidence = [float(probs[i, token]) for i, token in enumerate(chosen)]
         entropy = torch.special.entr(probs).sum(-1).tolist()
+        if shift and masks[0] % block_size == 0:
+            # Predicted by the block before, which will never see more: certain as soon as it is offered.
+            confidence[0], entropy[0] = 1.0, 0.0
         for i in _select(confidence, entropy, rule, threshold, transfer, entropy_bound):
             tokens[masks[i]], known[masks[i]] = chosen[i], True
         steps += 1

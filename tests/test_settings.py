@@ -36,7 +36,7 @@ def test_every_setting_has_its_flag_and_its_variable():
         "max_stop_sequences": 2, "max_input_tokens": 10, "max_total_tokens": 20, "max_batch_prefill_tokens": 30,
         "max_batch_total_tokens": 40, "max_batch_size": 6, "page_size": 16, "no_prefix_cache": True,
         "payload_limit": 99, "api_key": "k", "cors_allow_origin": "a,b", "graceful_termination_timeout": 1,
-        "json_output": True, "compute_type": "x", "kv_pages": 9,
+        "json_output": True, "compute_type": "x", "kv_pages": 9, "threads": 2,
     }  # fmt: skip
     assert set(values) == set(Settings.model_fields)
     for name, value in values.items():
@@ -44,6 +44,12 @@ def test_every_setting_has_its_flag_and_its_variable():
         assert getattr(from_line(*line)[0], name) == value
         environ = {settings.variable(name): str(value)}
         assert getattr(from_line(environ=environ)[0], name) == value
+
+
+def test_one_core_is_left_to_the_event_loop(monkeypatch):
+    for cores, threads in ((1, 1), (2, 1), (16, 15)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid, n=cores: range(n))
+        assert settings.default_threads() == threads
 
 
 def test_flags_win_over_variables():

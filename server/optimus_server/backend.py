@@ -14,7 +14,7 @@ from optimus_server.demo import MODELS
 from optimus_server.engine.request import Failed, Request
 from optimus_server.errors import ModelError, SettingsError
 from optimus_server.service import EngineLike
-from optimus_server.settings import Settings
+from optimus_server.settings import Settings, default_threads
 from optimus_server.text.prompt import Ask, Prompter, Rules, Sampling
 from optimus_server.text.tokenizer import Tokenizer
 
@@ -58,6 +58,7 @@ def build_backend(settings: Settings) -> Backend:
     path = Path(settings.model_id) if settings.model_id else DEMO_MODEL
     model_id = settings.model_id or DEMO_MODEL_ID
     device = _device(settings.device)
+    torch.set_num_threads(settings.threads or default_threads())
     logger.info("Loading %s on %s", model_id, device)
     model = load_model(
         path,

@@ -10,12 +10,14 @@ def one_row(confidence, rule, *, transfer=1, threshold=0.9, bound=0.35, entropy=
     return select_rows([(confidence, entropy or confidence, rule, transfer, threshold, bound)])[0]
 
 
-def select_rows(rows):
+def select_rows(rows, certain=(), edge=()):
     """rows of (confidence, entropy, rule, transfer, threshold, bound) -> the chosen columns of each."""
     counts = [len(row[0]) for row in rows]
     plan = UnmaskPlan(
         row=torch.tensor(np.repeat(np.arange(len(rows)), counts)),
         column=torch.tensor([column for count in counts for column in range(count)]),
+        certain=torch.tensor([flat in certain for flat in range(sum(counts))]),
+        edge=torch.tensor([flat in edge for flat in range(sum(counts))]),
         rule=torch.tensor([UNMASK_RULES.index(row[2]) for row in rows]),
         transfer=torch.tensor([row[3] for row in rows]),
         threshold=torch.tensor([row[4] for row in rows], dtype=torch.float64),
@@ -61,6 +63,27 @@ def test_transfer_is_a_floor_for_dynamic_and_the_count_for_static():
     assert one_row([0.95, 0.1, 0.3], "low_confidence_dynamic", transfer=2) == [0, 2]
     assert one_row([0.95, 0.96, 0.97], "low_confidence_static", transfer=2) == [1, 2]
     assert one_row([0.1, 0.2], "sequential", transfer=5) == [0, 1]
+
+
+def test_a_certain_mask_commits_under_every_rule():
+    confidence = [0.1, 0.95, 0.92]
+    for rule in UNMASK_RULES:
+        for threshold in (0.9, 1.0):
+            [chosen] = select_rows([(confidence, [2.0, 0.1, 0.2], rule, 1, threshold, 0.0)], certain={0})
+            assert chosen[0] == 0
+    [chosen] = select_rows([(confidence, confidence, "low_confidence_dynamic", 1, 0.93, 0.0)], certain={0})
+    assert chosen == [0, 1]
+
+
+def test_the_mask_past_the_rows_end_commits_only_with_all_others():
+    for rule in UNMASK_RULES:
+        confidence, entropy = [0.95, 0.2, 0.99], [0.1, 2.0, 0.01]
+        [chosen] = select_rows([(confidence, entropy, rule, 1, 0.9, 0.5)], edge={2})
+        assert chosen == [0]
+    for confidence, expected in (([0.95, 0.92, 0.99], [0, 1, 2]), ([0.3, 0.2, 0.99], [0]), ([0.95, 0.95, 0.4], [0, 1])):
+        [chosen] = select_rows([(confidence, confidence, "low_confidence_dynamic", 1, 0.9, 0.0)], edge={2})
+        assert chosen == expected
+    assert select_rows([([0.1], [3.0], rule, 1, 0.9, 0.0)], edge={0}) == [[0]]
 
 
 values = st.integers(0, 16).map(lambda k: k / 16)

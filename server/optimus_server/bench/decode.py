@@ -21,11 +21,12 @@ from tokenizers import Tokenizer
 
 from optimus_server.demo import MODELS
 from optimus_server.demo.evaluate import encode
-from optimus_server.demo.tasks import Example, held_out
+from optimus_server.demo.tasks import TASKS, Example, held_out
 from optimus_server.engine.engine import Engine, EngineOptions
 from optimus_server.engine.request import POLICIES, Committed, Failed, Finished, Params, Request, Usage
 from optimus_server.errors import OptimusError
 from optimus_server.models.loader import LoadedModel, load_model
+from optimus_server.settings import default_threads
 
 # A trained demo model answers 0.97 and more; a decoder with any fault at all falls far below this.
 RIGHT_ENOUGH = 0.9
@@ -61,14 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 16], help="requests that decode together")
     parser.add_argument("--chunk", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="chunk sizes")
     parser.add_argument("--policy", choices=POLICIES, default="chunk")
-    parser.add_argument("--task", nargs="+", help="only these tasks of the demo model, e.g. story or code")
+    parser.add_argument("--task", nargs="+", choices=TASKS, help="only these tasks of the demo model")
     parser.add_argument("--rounds", type=int, default=3, help="passes over the grid; figures are of the median one")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=int, default=default_threads(), help="CPU threads")
     parser.add_argument("--json", type=Path, help="write all figures to this file, too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, check, print; 0, or 1 if answers were wrong, or 2 if the checkpoint cannot be used."""
+    torch.set_num_threads(args.threads)
     try:
         model = load_model(args.model, device=args.device)
         tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
@@ -131,10 +134,12 @@ def measure(
 
 def _examples(count: int, seed: int, tasks: Sequence[str] | None) -> list[Example]:
     """``count`` held-out prompts, of the given tasks only if there are any."""
-    found = [example for example in held_out(count * 20, seed) if not tasks or example.task in tasks]
-    if len(found) < count:
-        raise OptimusError(f"too few held-out prompts of the tasks {', '.join(tasks or ())}", param="task")
-    return found[:count]
+    drawn = count
+    while True:
+        found = [example for example in held_out(drawn, seed) if not tasks or example.task in tasks]
+        if len(found) >= count:
+            return found[:count]
+        drawn *= 2
 
 
 def _wrong(rounds: dict[tuple[int, int], list[Round]]) -> str | None:

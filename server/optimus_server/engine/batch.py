@@ -68,7 +68,7 @@ def pack(step: Step, *, mask_id: int | None, vocab_size: int, page_size: int, de
     )
 
 
-def _put(array: NDArray[np.int64] | NDArray[np.float64], device: torch.device) -> Tensor:
+def _put(array: NDArray[np.int64] | NDArray[np.float64] | NDArray[np.bool_], device: torch.device) -> Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
@@ -121,9 +121,16 @@ def _unmask_plan(
     return UnmaskPlan(
         row=put(np.repeat(np.arange(len(rows)), counts)),
         column=put(np.concatenate([np.arange(count) for count in counts])),
+        certain=put(np.concatenate([_certain(row, offered) for row, offered in zip(rows, masks, strict=True)])),
+        edge=put(np.concatenate([offered == row.stop for row, offered in zip(rows, masks, strict=True)])),
         rule=put(np.array([UNMASK_RULES.index(p.unmask) for p in params])),
         transfer=put(np.array([p.transfer for p in params])),
         threshold=put(np.array([p.threshold for p in params])),
         entropy_bound=put(np.array([p.entropy_bound for p in params])),
         width=max(counts),
     )
+
+
+def _certain(row: Row, offered: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Masks that shifted logits predict from the block before theirs."""
+    return (offered % row.request.block_size == 0) & bool(row.request.shift)

@@ -8,6 +8,13 @@ rules is decided at once, on ``[rows, width]`` matrices (SDAR's rules; JetEngine
     low_confidence_static    confidence        ``transfer``
     sequential               left to right     ``transfer``
     entropy_bounded          lowest entropy    as many as sum to less than the bound, at least one
+
+Shifted logits have two blind spots, and two exceptions close them (measured in README.md of this directory):
+
+* the first position of a block is *certain*. Its prediction comes from the block before, which cannot see what else the
+  block decides, so waiting teaches it nothing, while the others can build on it;
+* the mask one past the end of its row, the *edge*, is as uncertain as the least certain of its row, so it commits only
+  with all the others. It is no key of this row: alone, it would be a decision that the masks before it cannot see.
 """
 
 from dataclasses import dataclass
@@ -26,6 +33,7 @@ class UnmaskPlan:
 
     Attributes:
         row, column: int64 ``[m]``, each mask's row and its place among that row's masks, left to right.
+        certain, edge: bool ``[m]``, see above.
         rule: int64 ``[r]``, index into ``UNMASK_RULES``.
         transfer: int64 ``[r]``.
         threshold, entropy_bound: float64 ``[r]``.
@@ -34,6 +42,8 @@ class UnmaskPlan:
 
     row: Tensor
     column: Tensor
+    certain: Tensor
+    edge: Tensor
     rule: Tensor
     transfer: Tensor
     threshold: Tensor
@@ -50,10 +60,13 @@ def select(confidence: Tensor, entropy: Tensor | None, plan: UnmaskPlan) -> Tens
         confidence 0.50 0.8 0.80 -> False True False
     """
     rule = plan.rule[plan.row]
+    confidence = confidence.masked_fill(plan.certain, 1)
     key = torch.where(rule == SEQUENTIAL, -plan.column.to(confidence.dtype), confidence)
     if entropy is not None:
-        key = torch.where(rule == ENTROPY, -entropy, key)
+        key = torch.where(rule == ENTROPY, -entropy.masked_fill(plan.certain, 0), key)
     shape = (len(plan.rule), plan.width)
+    least = key.new_full(shape[:1], torch.inf).scatter_reduce(0, plan.row, key, "amin")
+    key = torch.where(plan.edge, least[plan.row], key)
     keys = key.new_full(shape, -torch.inf)
     keys[plan.row, plan.column] = key
     keys, order = keys.sort(dim=1, descending=True, stable=True)
