@@ -133,4 +133,4 @@ def _unmask_plan(
 
 def _certain(row: Row, offered: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Masks that shifted logits predict from the block before theirs."""
-    return (offered % row.request.block_size == 0) & bool(row.request.shift)
+    return np.logical_and(offered % row.request.block_size == 0, row.request.shift)
