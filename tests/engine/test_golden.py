@@ -10,7 +10,7 @@ from tests.engine.conftest import finish
 from tests.naive import naive_ar, naive_block
 from tests.tiny import MASK_ID, VOCAB
 
-slow = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+slow = settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def prompts(rng, count, longest=60):

@@ -133,4 +133,5 @@ def _unmask_plan(
 
 def _certain(row: Row, offered: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Masks that shifted logits predict from the block before theirs."""
-    return np.logical_and(offered % row.request.block_size == 0, row.request.shift)
+    first_of_block: NDArray[np.bool_] = offered % row.request.block_size == 0
+    return first_of_block if row.request.shift else np.zeros_like(first_of_block)
