@@ -29,6 +29,7 @@ def test_the_generator_is_deterministic():
     assert some(1) == some(1)
     assert some(1) != some(2)
     assert held_out(50) == held_out(60)[:50], "fewer prompts are the first of more"
+    assert held_out(3, only=["sort"]) == [example for example in held_out(99) if example.task == "sort"][:3]
 
 
 def test_a_scored_prompt_has_one_answer():
@@ -66,3 +67,10 @@ def test_wrong_answers_are_refused():
 def test_casual_prompts_keep_their_words():
     written = {casual(Random(seed), "What is 3 + 4?", 1.0) for seed in range(20)}
     assert written == {"what is 3 + 4?", "What is 3 + 4", "what is 3 + 4"}
+
+
+def test_a_story_is_sound_without_foreign_words():
+    example = TASKS["story"][0](Random(5), 256)
+    assert example.accepts(example.answer)
+    assert not example.accepts(example.answer.replace(". ", ". Crowner ", 1))
+    assert not example.scored

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     rounds: dict[tuple[int, int], list[Round]] = {cell: [] for cell in grid}
     for number in range(args.rounds):
         for batch, chunk in grid:
-            examples = _examples(max(12, 3 * batch), number, args.task)
+            examples = held_out(max(12, 3 * batch), number, args.task or ())
             rounds[batch, chunk].append(measure(model, tokenizer, examples, batch, chunk, args.policy))
             print(f"\rround {number + 1} of {args.rounds}: batch {batch}, chunk {chunk}   ", end="", file=sys.stderr)
     print(file=sys.stderr)
@@ -130,16 +130,6 @@ def measure(
         right=sum(e.scored and e.accepts(text) for e, text in zip(examples, texts, strict=True)),
         scored=sum(e.scored for e in examples),
     )
-
-
-def _examples(count: int, seed: int, tasks: Sequence[str] | None) -> list[Example]:
-    """``count`` held-out prompts, of the given tasks only if there are any."""
-    drawn = count
-    while True:
-        found = [example for example in held_out(drawn, seed) if not tasks or example.task in tasks]
-        if len(found) >= count:
-            return found[:count]
-        drawn *= 2
 
 
 def _wrong(rounds: dict[tuple[int, int], list[Round]]) -> str | None:

@@ -11,6 +11,11 @@ from optimus_server.demo.tasks import TASKS
 HEADER = "| policy | accuracy | 95 % interval | TPF | computed/token | story TPF | story computed/token |"
 RULE = "| --- | --- | --- | --- | --- | --- | --- |"
 
+UNSCORED = (
+    "Explanations and stories are not scored: their columns hold the share of explanations with their key word,\n"
+    "and of stories without a word that the grammar does not have."
+)
+
 
 def line(result: Result) -> str:
     """One row of the main table. TPF and computed/token are over all prompts, stories included."""
@@ -23,8 +28,8 @@ def line(result: Result) -> str:
 
 
 def task_table(results: list[Result]) -> str:
-    """Accuracy by task; for explanations, how often the key word is there. Stories have no right answer."""
-    names = [name for name in TASKS if name != "story"]
+    """Accuracy by task; for explanations, how often the key word is there; for stories, how many are sound."""
+    names = [name for name in TASKS if name in results[0].tasks]
     rows = ["| policy | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     rows += [f"| {r.cell} | " + " | ".join(f"{r.tasks[name].accuracy:.3f}" for name in names) + " |" for r in results]
     best = results[0]
@@ -112,5 +117,5 @@ and step, computed/token the positions computed beyond the prompt for each token
 {RULE}
 """
     lines = "\n".join(line(result) for result in results)
-    tail = "\n\n## Accuracy by task\n\nFor explanations: whether the key word occurs; they are not scored.\n\n"
+    tail = f"\n\n## Accuracy by task\n\n{UNSCORED}\n\n"
     (directory / "README.md").write_text(heading + lines + tail + task_table(results) + "\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimus_server.demo import MODELS, plan as plans
+from optimus_server.demo.tasks import TASKS
 from optimus_server.engine.request import POLICIES, Policy
 from optimus_server.errors import OptimusError
 from optimus_server.models.config import load_config
@@ -54,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="only these chunk sizes (of the policy `chunk` unless --policy says otherwise)",
     )
+    test.add_argument("--task", nargs="+", choices=TASKS, default=(), help="prompts of these tasks only")
     test.add_argument("--concurrency", type=int, default=64, help="requests that the engine runs at once")
     test.add_argument("--seed", type=int, default=1)
     test.add_argument("--processes", type=int, default=1, help="cells measured at the same time")
@@ -159,6 +161,7 @@ def _eval(args: argparse.Namespace) -> int:
         concurrency=args.concurrency,
         device=str(_device(args.device)),
         jobs=args.processes,
+        tasks=args.task,
     ):
         print(line(result), flush=True)
         results.append(result)

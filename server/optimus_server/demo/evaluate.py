@@ -7,7 +7,7 @@ step, and computed/token the positions computed beyond the prompt for each token
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -22,6 +22,7 @@ from optimus_server.engine.engine import Engine, EngineOptions
 from optimus_server.engine.request import Committed, Failed, Finished, Params, Policy, Request, Usage
 from optimus_server.models.config import load_config
 from optimus_server.models.loader import load_model
+from optimus_server.settings import default_threads
 
 LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 MAX_NEW_TOKENS = 768  # the longest story of the generator has about 500
@@ -139,12 +140,22 @@ def decode_all(
 
 
 def evaluate_cell(
-    model: Path, cell: Cell, count: int, *, seed: int, concurrency: int, device: str, max_new: int = MAX_NEW_TOKENS
+    model: Path,
+    cell: Cell,
+    count: int,
+    *,
+    seed: int,
+    concurrency: int,
+    device: str,
+    threads: int,
+    tasks: Collection[str] = (),
+    max_new: int = MAX_NEW_TOKENS,
 ) -> Result:
-    """Run ``count`` held-out prompts under one policy and chunk size."""
+    """Run ``count`` held-out prompts under one policy and chunk size, on ``threads`` CPU threads."""
+    torch.set_num_threads(threads)
     started = time.perf_counter()
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    examples = held_out(count, seed)
+    examples = held_out(count, seed, tasks)
     prompts = [encode(tokenizer, example.prompt) for example in examples]
     with torch.inference_mode():
         answers = decode_all(model, cell, prompts, concurrency=concurrency, device=device, max_new=max_new)
@@ -174,11 +185,13 @@ def evaluate(
     concurrency: int = 64,
     device: str = "cpu",
     jobs: int = 1,
+    tasks: Collection[str] = (),
     max_new: int = MAX_NEW_TOKENS,
 ) -> Iterable[Result]:
     """Results in the order of ``cells``; with ``jobs`` above 1 each cell runs in a process of its own."""
     load_config(model)  # a directory that cannot be served is an error before any process starts
-    options = {"seed": seed, "concurrency": concurrency, "device": device, "max_new": max_new}
+    options = {"seed": seed, "concurrency": concurrency, "device": device, "max_new": max_new, "tasks": tasks}
+    options["threads"] = max(1, default_threads() // jobs)
     if jobs == 1:
         for cell in cells:
             yield evaluate_cell(model, cell, count, **options)  # type: ignore[arg-type]

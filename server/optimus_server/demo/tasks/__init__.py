@@ -1,5 +1,7 @@
 """The demo model's tasks: what it is asked, what it answers, and how often each task is trained and tested."""
 
+import itertools
+from collections.abc import Collection
 from random import Random
 
 from optimus_server.demo.tasks.code import code
@@ -42,14 +44,20 @@ def draw(rng: Random, room: int) -> Example:
     return TASKS[name][0](rng, room)
 
 
-def held_out(count: int, seed: int = 1) -> list[Example]:
+def held_out(count: int, seed: int = 1, only: Collection[str] = ()) -> list[Example]:
     """Test prompts, from seeds that training never uses (it draws from tuples, see ``corpus``).
 
     Stories come in every length; other tasks at the size that one short turn has.
+
+    Args:
+        only: names of tasks, to have ``count`` prompts of these alone; all if empty.
     """
-    examples = []
-    for index in range(count):
+    examples: list[Example] = []
+    for index in itertools.count():
+        if len(examples) == count:
+            break
         rng = Random(f"held out {seed} {index}")
         (name,) = rng.choices(_NAMES, _TESTED)
-        examples.append(TASKS[name][0](rng, 1024 if name == "story" else 256))
+        if not only or name in only:
+            examples.append(TASKS[name][0](rng, 1024 if name == "story" else 256))
     return examples
