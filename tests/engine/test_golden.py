@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from optimus_server.engine.request import POLICIES, UNMASK_RULES
@@ -162,6 +163,11 @@ def test_autoregressive_models_run_in_the_same_loop(tiny):
     answers, ends = finish(engine, requests, rng.integers(0, 60, 50).tolist())
     for i, prompt in enumerate(batch):
         expected = naive_ar(model.reference, prompt, max_new_tokens=new[i], eos_ids=model.config.eos_token_ids)
+        ids = torch.tensor([prompt])
+        generated = model.reference.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new[i], do_sample=False, pad_token_id=0
+        )
+        assert generated[0, len(prompt) :].tolist() == expected
         assert answers[str(i)] == expected
         usage = ends[str(i)].usage
         assert usage.steps == len(expected)
