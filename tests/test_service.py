@@ -295,3 +295,31 @@ def test_ids_are_unique_among_holders_of_permits():
             assert service.load().pages == 0
 
     asyncio.run(main())
+
+
+def test_an_answer_that_is_complete_stands_whatever_comes_after(prompt):
+    async def main():
+        async with running(answers()) as service:
+            stream = service.submit("a", prompt)
+            first = await anext(stream)
+            await until(lambda: service._mailboxes["a"].over)
+            service.fail_all()
+            events = [*first, *[event async for batch in stream for event in batch]]
+            assert isinstance(events[-1], Finished)
+            assert [i for event in events[:-1] for i in event.ids] == [10, 11, 12, 13, END]
+
+    asyncio.run(main())
+
+
+def test_a_reader_who_leaves_behind_a_finished_answer_leaves_no_trace(prompt):
+    async def main():
+        async with running(answers()) as service:
+            stream = service.submit("a", prompt)
+            await anext(stream)
+            await until(lambda: service._mailboxes["a"].over)
+            await stream.aclose()
+            assert not service._leaving
+            with service.permit("a") as granted:
+                assert granted == "a"
+
+    asyncio.run(main())

@@ -77,8 +77,13 @@ class _Mailbox:
     def __init__(self) -> None:
         self._events: list[Event | OptimusError] = []
         self._filled = asyncio.Event()
+        self.over = False
 
     def put(self, event: Event | OptimusError) -> None:
+        """Add an event; the first that is no ``Committed`` is the last, so an end that is here already stands."""
+        if self.over:
+            return
+        self.over = not isinstance(event, Committed)
         self._events.append(event)
         self._filled.set()
 
@@ -203,20 +208,18 @@ class Service:
         if self._closed:
             mailbox.put(ShuttingDown())
         self._inbox.put(_Add(request))
-        ended = False
+        last: Event | OptimusError | None = None
         try:
-            while not ended:
-                events: list[Event] = []
-                for event in await mailbox.take():
-                    if isinstance(event, OptimusError):
-                        ended = True
-                        raise event
-                    events.append(event)
-                    ended = ended or not isinstance(event, Committed)
-                yield events
+            while last is None or isinstance(last, Committed):
+                *events, last = await mailbox.take()
+                told = [event for event in (*events, last) if not isinstance(event, OptimusError)]
+                if told:
+                    yield told
+                if isinstance(last, OptimusError):
+                    raise last
         finally:
             del self._mailboxes[request_id]
-            if not ended:
+            if not mailbox.over:
                 self._leaving.add(request_id)
                 self._inbox.put(_Cancel(request_id))
 

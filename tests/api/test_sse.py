@@ -36,6 +36,13 @@ def chunks_of(live, path, body):
     return [chunk for chunk in chunks if chunk]
 
 
+def test_no_character_of_an_answer_breaks_a_line():
+    text = "a\u2028b\u2029c\x85d\r\n\x0b\x1ce🙂"
+    [line, *rest] = sse.event({"text": text}).decode().splitlines()
+    assert json.loads(line.removeprefix("data: ")) == {"text": text}
+    assert rest == [""]
+
+
 @pytest.mark.parametrize("path", ["/generate_stream", "/v1/chat/completions"])
 def test_all_tokens_of_a_step_are_one_write(scripted, tokenizer, path):
     live = scripted(script=lambda request: [(9, 10, 11), (12, 13, 14), (15,)], step_s=0.1)

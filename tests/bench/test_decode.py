@@ -19,7 +19,7 @@ def test_figures_of_each_cell(tmp_path, capsys):
     assert 1 < small["tpf"] < large["tpf"]
     for cell in figures["cells"]:
         assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / cell["seconds"])
-        assert cell["right"] >= 0.9 * cell["scored"] > 0
+        assert cell["right"] >= 0.9 * cell["answers"] > 0
     assert figures["machine"]["peak_memory_mb"] < 2048
     assert len(shown.out.splitlines()) == 2 + 2
 
@@ -29,7 +29,14 @@ def test_nothing_is_reported_when_answers_are_wrong(capsys, monkeypatch):
     code, shown = bench(capsys, "--chunk", "32")
     assert code == 1
     assert shown.out == ""
-    assert "0 of" in shown.err
+    assert "only 0 of 24" in shown.err
+
+
+@pytest.mark.parametrize("flag", ["--batch", "--chunk", "--rounds"])
+def test_zero_is_refused(flag, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        bench(capsys, flag, "0")
+    assert exit_.value.code == 2
 
 
 def test_an_unusable_checkpoint_is_exit_code_2(tmp_path, capsys):

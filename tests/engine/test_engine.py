@@ -61,10 +61,12 @@ def test_a_failing_forward_fails_its_own_requests_only(tiny, monkeypatch, caplog
     assert engine.pool.available == 64
 
 
-def test_outputs_that_are_no_numbers_fail_the_request_they_belong_to(tiny, monkeypatch):
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_outputs_that_are_no_numbers_fail_the_request_they_belong_to(tiny, monkeypatch, temperature):
     model = tiny()
     engine = model.engine()
-    good, bad = (model.request(name, [1, 2, 3], max_new_tokens=8, stop_ids=()) for name in ("good", "bad"))
+    options = {"max_new_tokens": 8, "stop_ids": (), "temperature": temperature}
+    good, bad = (model.request(name, [1, 2, 3], **options) for name in ("good", "bad"))
     engine.add(good)
     engine.add(bad)
     logits = engine.runner.net.logits
@@ -127,3 +129,13 @@ def test_only_masks_enter_the_head(tiny, monkeypatch):
     engine.add(model.request("r", [1] * 44, max_new_tokens=20, chunk=8, policy="chunk", stop_ids=()))
     engine.step()
     assert seen == [4]
+
+
+def test_a_preempted_request_does_not_count_its_own_pages_as_a_prefix_hit(tiny):
+    model = tiny()
+    options = {"max_new_tokens": 40, "stop_ids": (), "policy": "block"}
+    rng = np.random.default_rng(3)
+    requests = [model.request(str(i), rng.integers(0, 70, 9), **options) for i in range(3)]
+    _, ends = finish(model.engine(pages=12, page_size=8), requests)
+    assert sum(request.preemptions for request in requests) > 0
+    assert [end.usage.prefix_hit_tokens for end in ends.values()] == [0, 0, 0]

@@ -80,3 +80,16 @@ def test_noise_is_uniform_and_depends_on_each_counter():
         assert uniform(*changed) != base
     big = np.array([2**64 - 1], np.uint64)
     assert 0 <= uniform(big, big, big)[0] < 1
+
+
+def test_the_best_token_survives_any_top_p():
+    logits = torch.randn(4, 8, generator=torch.Generator().manual_seed(2))
+    token, _, _ = choose(logits.clone(), plan(4, temperature=1.0, top_p=1e-50, noise=noise(4)), None)
+    assert token.tolist() == logits.argmax(-1).tolist()
+
+
+def test_a_row_of_nan_stays_in_its_row():
+    logits = torch.randn(2, 8, generator=torch.Generator().manual_seed(3))
+    logits[0] = torch.nan
+    _, confidence, _ = choose(logits, plan(2, temperature=1.0, noise=noise(2)), None)
+    assert confidence.isfinite().tolist() == [False, True]

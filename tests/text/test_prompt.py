@@ -77,8 +77,8 @@ VALIDATION = [
     ),
     (
         {"diffusion": {"confidence": 1.5}},
-        "diffusion.threshold",
-        "`diffusion.threshold` must be >= 0 and <= 1. Given: 1.5",
+        "diffusion.confidence",
+        "`diffusion.confidence` must be >= 0 and <= 1. Given: 1.5",
     ),
     ({"diffusion": {"transfer": 9}}, "diffusion.transfer", "`diffusion.transfer` must be >= 1 and <= 8. Given: 9"),
     (

@@ -33,7 +33,8 @@ SEND_TIMEOUT_S = 30.0
 
 
 def event(payload: Mapping[str, Any]) -> bytes:
-    return b"data: " + json.dumps(payload, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    # In ASCII: clients split lines at U+2028 and U+0085, too (huggingface_hub through httpx).
+    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
 
 
 def events(payloads: Iterable[Mapping[str, Any]]) -> bytes:

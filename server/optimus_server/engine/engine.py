@@ -21,7 +21,8 @@ class EngineOptions:
     Attributes:
         pages, page_size: the KV pool, in pages and in positions a page.
         max_rows: requests that run at once.
-        prefill_budget: positions of prompt one step may compute; at least one block.
+        prefill_budget: positions of prompt one step may compute, at least one block; a row that also offers masks is
+            never cut, so a step may exceed it by that row.
         share_prefix: keep a prefix cache.
     """
 
@@ -57,6 +58,8 @@ class Engine:
     def __init__(self, model: LoadedModel, options: EngineOptions) -> None:
         if options.prefill_budget < model.config.block_size:
             raise ValueError(f"prefill_budget must be at least the block size, {model.config.block_size}")
+        if options.max_rows < 1:
+            raise ValueError("max_rows must be at least 1")
         self.config = model.config
         self.options = options
         self.pool = BlockPool(options.pages, options.page_size, model.config.block_size, share=options.share_prefix)
@@ -138,7 +141,9 @@ class Engine:
                 continue
             events = request.apply(row, commits.positions, commits.ids, commits.logprobs)
             self._events.extend((request.id, event) for event in events)
-            self.scheduler.publish(request)
+            if len(commits.positions):
+                # What is shared has led to an output that was looked at; a prefill row alone has not.
+                self.scheduler.publish(request)
             if request.finished:
                 self._forget(request)
 

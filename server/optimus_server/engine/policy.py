@@ -10,7 +10,7 @@ Every policy is a choice of ``stop`` (and, for ``refresh``, of ``start``); when 
     stream      ..[cmm]              from ``cached``, c positions, across block borders
 
 In-block chunking is the method of "Optimus: Elastic Decoding for Efficient Diffusion LLM Serving"
-(arXiv 2605.24832); the shifted rows, the shared clean pass and the stale suffix are measured in README.md.
+(arXiv 2605.24832).
 """
 
 from optimus_server.engine.request import Request, Row

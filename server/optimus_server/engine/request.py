@@ -54,7 +54,7 @@ class Usage:
     generated_tokens: int
     prefix_hit_tokens: int
     steps: int
-    """Steps after prefill; generated tokens over steps is TPF."""
+    """Steps after prefill, those among them that only wrote KV; generated tokens over steps is TPF."""
     computed_positions: int
     """Positions computed beyond the prompt; over generated tokens, the price of a token."""
     wasted_tokens: int
@@ -187,7 +187,10 @@ class Request:
         """Begin (again) with KV for ``prefix_hit`` positions only; committed tokens stay."""
         self.known = self.frontier
         assert prefix_hit <= self.known - self.shift
-        self.cached = self.exact = self.drawn = self.prefix_hit = prefix_hit
+        self.cached = self.exact = self.drawn = prefix_hit
+        if self.admitted is None:
+            # A later hit is on its own pages.
+            self.prefix_hit = prefix_hit
 
     def apply(
         self, row: Row, positions: NDArray[np.int64], ids: NDArray[np.int64], logprobs: NDArray[np.float64]

@@ -17,7 +17,7 @@ from optimus_server.models.loader import LoadedModel
 class Commits:
     """What one row commits: positions, their tokens and the logarithm of their confidence, all ``[k]``.
 
-    ``valid`` is False if the row's outputs were not numbers; then nothing in it means anything.
+    ``valid`` is False if the outputs at its masks were not numbers; then nothing in it means anything.
     """
 
     positions: NDArray[np.int64]

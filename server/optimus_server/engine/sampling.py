@@ -68,12 +68,14 @@ def _draw(probs: Tensor, plan: SamplingPlan) -> Tensor:
     probs = probs.masked_fill(rank >= plan.top_k[:, None], 0)
     probs = probs / probs.sum(-1, keepdim=True)
     before = probs.cumsum(-1) - probs
-    probs = probs.masked_fill(before >= plan.top_p[:, None].to(probs.dtype), 0)
+    # The best token always stays, also where top_p is less than float32 can tell from 0.
+    probs = probs.masked_fill((before >= plan.top_p[:, None].to(probs.dtype)) & (rank > 0), 0)
     cumulative = probs.cumsum(-1)
     target = plan.uniform[:, None].to(probs.dtype) * cumulative[:, -1:]
     chosen = torch.searchsorted(cumulative, target, right=True)
-    # Rounding may put the target on the total; the last token kept is meant then.
-    chosen = torch.minimum(chosen, (probs > 0).sum(-1, keepdim=True) - 1)
+    # Rounding may put the target on the total; the last token kept is meant then. NaN keeps none: any index will do.
+    last = (probs > 0).sum(-1, keepdim=True) - 1
+    chosen = torch.minimum(chosen, last).clamp(min=0)
     return order.gather(1, chosen)[:, 0]
 
 

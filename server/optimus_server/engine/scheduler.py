@@ -34,6 +34,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self._leases: dict[str, Lease] = {}
+        self._head: Request | None = None
         self._overtaken = 0
 
     def add(self, request: Request) -> None:
@@ -92,14 +93,15 @@ class Scheduler:
 
     def _admit(self, rows: list[Row], budget: int) -> None:
         for request in tuple(itertools.islice(self.waiting, PATIENCE)):
-            if budget <= 0 or len(self.running) >= self.max_rows:
+            head = self.waiting[0]
+            if head is not self._head:
+                self._head, self._overtaken = head, 0
+            impatient = request is not head and self._overtaken >= PATIENCE
+            if budget <= 0 or len(self.running) >= self.max_rows or impatient:
                 return
-            head = request is self.waiting[0]
             if not self._open(request):
-                if self._overtaken >= PATIENCE:
-                    return
                 continue
-            self._overtaken = 0 if head else self._overtaken + 1
+            self._overtaken += request is not head
             self.waiting.remove(request)
             self.running.append(request)
             request.admitted = request.admitted or time.perf_counter()

@@ -9,7 +9,7 @@ rules is decided at once, on ``[rows, width]`` matrices (SDAR's rules; JetEngine
     sequential               left to right     ``transfer``
     entropy_bounded          lowest entropy    as many as sum to less than the bound, at least one
 
-Shifted logits have two blind spots, and two exceptions close them (measured in README.md of this directory):
+Shifted logits have two blind spots, and two exceptions close them (figures in README.md beside this file):
 
 * the first position of a block is *certain*. Its prediction comes from the block before, which cannot see what else the
   block decides, so waiting teaches it nothing, while the others can build on it;

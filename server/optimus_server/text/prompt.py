@@ -266,6 +266,7 @@ class Prompter:
         rules, given = self.rules, dict(ask.diffusion)
         both = "confidence" in given and "threshold" in given
         _require(not both, "`diffusion.confidence` and `diffusion.threshold` are one thing: give one", "diffusion")
+        _in_range(given, "confidence", 0, 1)
         given.setdefault("threshold", given.pop("confidence", rules.threshold))
         longest = 2 * rules.block_size
         _in_range(given, "chunk", 1, longest)
