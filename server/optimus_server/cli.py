@@ -23,7 +23,7 @@ logger = logging.getLogger("optimus_server")
 CURL = """\
   curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"messages": [{{"role": "user", "content": "{question}"}}], "stream": true}}'"""
-QUESTION = "Sort these numbers from smallest to largest: 42 7 19"
+QUESTION = "How does diffusion decoding work?"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
