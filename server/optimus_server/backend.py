@@ -53,6 +53,7 @@ def build_backend(settings: Settings) -> Backend:
     import torch
 
     from optimus_server.engine.engine import Engine, EngineOptions
+    from optimus_server.models.cache import page_bytes
     from optimus_server.models.loader import load_model
 
     path = Path(settings.model_id) if settings.model_id else DEMO_MODEL
@@ -76,9 +77,9 @@ def build_backend(settings: Settings) -> Backend:
         config.model_type, millions, dtype, config.block_size,
     )  # fmt: skip
 
-    token_bytes = 2 * config.layers * config.kv_heads * config.head_dim * weight.element_size()
+    one_page = page_bytes(config, page_size=settings.page_size, dtype=weight.dtype)
     wanted = settings.max_batch_size * config.max_position_embeddings
-    pages = settings.kv_pages or _pages(settings, device, token_bytes, wanted)
+    pages = settings.kv_pages or _pages(settings, device, one_page, wanted)
     options = EngineOptions(
         pages=pages,
         page_size=settings.page_size,
@@ -87,7 +88,7 @@ def build_backend(settings: Settings) -> Backend:
         share_prefix=not settings.no_prefix_cache,
     )
     kv_tokens = pages * settings.page_size
-    mebibytes, available = kv_tokens * token_bytes / 2**20, _memory(device) / 2**20
+    mebibytes, available = pages * one_page / 2**20, _memory(device) / 2**20
     if mebibytes > available:
         raise SettingsError(f"the KV pool needs {mebibytes:.0f} MiB, {device} has {available:.0f}", param="kv_pages")
     logger.info("KV pool: %d tokens, %.0f MiB", kv_tokens, mebibytes)
@@ -165,13 +166,16 @@ def _device(name: str | None) -> torch.device:
     return device
 
 
-def _pages(settings: Settings, device: torch.device, token_bytes: int, wanted: int) -> int:
-    """Pages of the KV pool: as set, else by memory, but no more than the largest batch can use."""
-    tokens = settings.max_batch_total_tokens
-    if tokens is None:
-        budget = CPU_KV_BYTES if device.type == "cpu" else int(_memory(device) * GPU_KV_SHARE)
-        tokens = min(wanted, budget // token_bytes)
-    return max(1, tokens // settings.page_size)
+def _pages(settings: Settings, device: torch.device, one_page: int, wanted: int) -> int:
+    """Pages of the KV pool: as set, else by memory, but no more than ``wanted`` tokens need.
+
+    Args:
+        one_page: bytes of a page.
+    """
+    if settings.max_batch_total_tokens:
+        return max(1, settings.max_batch_total_tokens // settings.page_size)
+    budget = CPU_KV_BYTES if device.type == "cpu" else int(_memory(device) * GPU_KV_SHARE)
+    return max(1, min(wanted // settings.page_size, budget // one_page))
 
 
 def _memory(device: torch.device) -> int:

@@ -19,7 +19,7 @@ def test_figures_of_each_cell(tmp_path, capsys):
     assert 1 < small["tpf"] < large["tpf"]
     for cell in figures["cells"]:
         assert cell["tokens_per_second"] == pytest.approx(cell["tokens"] / cell["seconds"])
-        assert cell["right"] >= 0.9 * cell["answers"] > 0
+        assert cell["right"] >= 0.9 * cell["judged"] > 0
     assert figures["machine"]["peak_memory_mb"] < 2048
     assert len(shown.out.splitlines()) == 2 + 2
 
