@@ -11,7 +11,7 @@ from optimus_server.demo.attention import attend
 from optimus_server.demo.export import config, export
 from optimus_server.demo.loss import optimizer, schedule, weighted_loss
 from optimus_server.demo.network import Network
-from optimus_server.demo.plan import Plan, Shape, full, smoke
+from optimus_server.demo.plan import MINUTES, Plan, Shape, full, smoke
 from optimus_server.demo.tokenizer import RESERVED, train_tokenizer
 
 
@@ -49,33 +49,6 @@ def test_resumed_training_is_finished_at_once(smoked, capsys):
     assert demo("train", "--smoke", "--resume", "--no-eval", "--out", smoked) == 0
     assert "demo: resumed at step 4" in capsys.readouterr().out
     assert (smoked / "demo" / "model.safetensors").read_bytes() == before
-
-
-def test_eval_writes_its_figures(smoked, capsys):
-    figures = smoked / "figures.json"
-    code = demo(
-        "eval",
-        "--model",
-        smoked / "demo-sdar",
-        "--prompts",
-        3,
-        "--policy",
-        "refresh",
-        "--chunk",
-        8,
-        "--device",
-        "cpu",
-        "--json",
-        figures,
-    )
-    assert code == 0
-    assert "| refresh 8 |" in capsys.readouterr().out
-    assert json.loads(figures.read_text())[0]["policy"] == "refresh"
-
-
-def test_a_missing_model_is_exit_code_2(tmp_path, capsys):
-    assert demo("eval", "--model", tmp_path / "none") == 2
-    assert "does not exist" in capsys.readouterr().err
 
 
 def test_export_loads_in_transformers_with_the_same_logits(tmp_path):
@@ -122,7 +95,7 @@ def test_loss_is_cross_entropy():
 
 def test_plans():
     assert sum(p.numel() for p in Network(Shape()).parameters()) == 7_870_720
-    assert full(3.75).autoregressive_steps == Plan().autoregressive_steps // 2
+    assert full(MINUTES / 2).autoregressive_steps == Plan().autoregressive_steps // 2
     assert [stage.shift for stage in Plan().stages("demo-sdar")] == [None, 1, 0]
     assert [stage.name for stage in smoke().stages("demo")] == ["ar", "demo"]
     assert schedule(0, 100, 10) == 0.1

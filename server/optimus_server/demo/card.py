@@ -6,6 +6,7 @@ from typing import Any
 
 from optimus_server.demo.evaluate import Result
 from optimus_server.demo.plan import VARIANTS
+from optimus_server.demo.score import Score
 from optimus_server.demo.tasks import TASKS
 
 HEADER = "| policy | accuracy | 95 % interval | TPF | computed/token | story TPF | story computed/token |"
@@ -19,8 +20,8 @@ UNSCORED = (
 
 def line(result: Result) -> str:
     """One row of the main table. TPF and computed/token are over all prompts, stories included."""
-    low, high = result.scored.interval()
-    story = result.tasks["story"]
+    low, high = result.scored.accuracy_interval()
+    story = result.tasks.get("story", Score([]))
     return (
         f"| {result.cell} | {result.scored.accuracy:.4f} | {low:.3f} to {high:.3f} | {result.everything.tpf:.2f} | "
         f"{result.everything.computed_per_token:.2f} | {story.tpf:.2f} | {story.computed_per_token:.2f} |"
@@ -28,8 +29,9 @@ def line(result: Result) -> str:
 
 
 def task_table(results: list[Result]) -> str:
-    """Accuracy by task; for explanations, how often the key word is there; for stories, how many are sound."""
-    names = [name for name in TASKS if name in results[0].tasks]
+    """Accuracy by task; of the demo's explanations, how many have their key word; of stories, how many are sound."""
+    found = results[0].tasks
+    names = [name for name in TASKS if name in found] + [name for name in found if name not in TASKS]
     rows = ["| policy | " + " | ".join(names) + " |", "| --- |" + " --- |" * len(names)]
     rows += [f"| {r.cell} | " + " | ".join(f"{r.tasks[name].accuracy:.3f}" for name in names) + " |" for r in results]
     best = results[0]
@@ -38,17 +40,20 @@ def task_table(results: list[Result]) -> str:
 
 
 def as_json(results: list[Result]) -> list[dict[str, Any]]:
-    """All figures, for other programs."""
+    """All figures, for other programs; intervals are 95 %."""
     return [
         {
             "policy": r.cell.policy,
-            "chunk": r.cell.chunk,
-            "accuracy": r.scored.accuracy,
-            "scored": r.scored.prompts,
-            "interval": r.scored.interval(),
-            "tpf": r.everything.tpf,
-            "computed_per_token": r.everything.computed_per_token,
+            "chunk": r.cell.chunk or "auto",
+            "concurrency": r.cell.concurrency,
             "seconds": round(r.seconds, 1),
+            "scored": r.scored.prompts,
+            "accuracy": r.scored.accuracy if r.scored.prompts else None,
+            "accuracy_interval": r.scored.accuracy_interval() if r.scored.prompts else None,
+            "tpf": r.everything.tpf,
+            "tpf_interval": r.everything.tpf_interval(),
+            "computed_per_token": r.everything.computed_per_token,
+            "computed_per_token_interval": r.everything.computed_interval(),
             "tasks": {
                 name: {
                     "accuracy": score.accuracy,
@@ -109,7 +114,7 @@ optimus demo train --out DIR --seed {figures["seed"]}
 ## Accuracy
 
 {count:,} held-out prompts, {first.scored.prompts:,} of them scored (by exact match), greedy, threshold 0.9, through the
-engine: `optimus demo eval --model DIR/{name} --prompts {count}`. Held out means other seeds of the same
+engine: `optimus bench accuracy --model DIR/{name} --prompts {count}`. Held out means other seeds of the same
 generator; where a task has few distinct questions, the same question may occur in training. TPF is tokens per request
 and step, computed/token the positions computed beyond the prompt for each token, both over all prompts.
 

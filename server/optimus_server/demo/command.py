@@ -1,4 +1,4 @@
-"""``optimus demo train`` and ``optimus demo eval``: flags, and what is printed.
+"""``optimus demo train`` and ``optimus demo widen``: flags, and what is printed.
 
 Torch is imported only where a command runs: worker processes of the generator import this module as their main one.
 """
@@ -9,12 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimus_server.demo import MODELS, plan as plans
-from optimus_server.demo.tasks import TASKS
-from optimus_server.engine.request import POLICIES, Policy
+from optimus_server.demo.plan import LIKE
 from optimus_server.errors import OptimusError
 from optimus_server.models.config import load_config
 
@@ -22,8 +22,20 @@ if TYPE_CHECKING:
     import torch
 
 
+# Flags of ``widen``, each a field of ``Shape``.
+SIZES = {
+    "hidden": "hidden size H",
+    "layers": "decoder layers",
+    "heads": "query heads",
+    "kv_heads": "KV heads",
+    "ffn": "intermediate size",
+    "vocabulary": "entries of embedding and head",
+    "context": "max_position_embeddings; default: the model's own, beyond which it was not trained",
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``train`` and ``eval`` to the parser of ``optimus demo``."""
+    """Add ``train`` and ``widen`` to the parser of ``optimus demo``."""
     commands = parser.add_subparsers(dest="demo_command", required=True)
     cores = max(1, (os.cpu_count() or 2) - 1)
 
@@ -45,30 +57,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--device", default="auto", help="auto is cuda where there is a GPU")
     new.add_argument("--no-eval", action="store_true", help="stop after the export")
 
-    test = commands.add_parser("eval", help="measure a demo checkpoint: policy x chunk size")
-    test.add_argument("--model", type=Path, default=MODELS / "demo")
-    test.add_argument("--prompts", type=int, default=2000)
-    test.add_argument("--policy", choices=POLICIES, help="only this policy")
-    test.add_argument(
-        "--chunk",
-        type=int,
-        nargs="+",
-        help="only these chunk sizes (of the policy `chunk` unless --policy says otherwise)",
+    wide = commands.add_parser("widen", help="write the demo model in a large geometry, with the same function")
+    wide.add_argument("--out", type=Path, required=True, help="the new checkpoint's directory")
+    wide.add_argument("--model", type=Path, default=MODELS / "demo", help="the demo model, or demo-sdar")
+    wide.add_argument("--like", choices=LIKE, help="geometry and mask id of this model; the next flags change them")
+    for name, text in SIZES.items():
+        wide.add_argument(f"--{name.replace('_', '-')}", type=_count, metavar="N", help=text)
+    wide.add_argument("--mask-token-id", type=int, metavar="ID", help="default: the model's own, SDAR's with --like")
+    wide.add_argument(
+        "--autoregressive", action="store_true", help="as a Qwen3 checkpoint, which any engine decodes token by token"
     )
-    test.add_argument("--task", nargs="+", choices=TASKS, default=(), help="prompts of these tasks only")
-    test.add_argument("--concurrency", type=int, default=64, help="requests that the engine runs at once")
-    test.add_argument("--seed", type=int, default=1)
-    test.add_argument("--processes", type=int, default=1, help="cells measured at the same time")
-    test.add_argument("--device", default="auto", help="auto is cuda where there is a GPU")
-    test.add_argument("--json", type=Path, help="write all figures to this file")
-    test.add_argument("--card", type=Path, help="train.json of the run: write the model card, too")
-    test.add_argument("--wrong", action="store_true", help="print the wrong answers of the first line")
+    wide.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
+    wide.add_argument("--seed", type=int, default=0, help="of the weights that do nothing")
+    wide.add_argument("--device", default="auto", help="where weights are drawn; auto is cuda where there is a GPU")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command that ``add_arguments`` parsed; returns the exit code."""
     try:
-        return _train(args) if args.demo_command == "train" else _eval(args)
+        return _train(args) if args.demo_command == "train" else _widen(args)
     except (OptimusError, ValueError) as error:
         print(f"optimus demo: {error}", file=sys.stderr)
         return 2
@@ -78,6 +85,12 @@ def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < 10_000:
         raise argparse.ArgumentTypeError(f"must be above 0 and below 10000, not {text}")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
     return value
 
 
@@ -124,55 +137,47 @@ def _train(args: argparse.Namespace) -> int:
 def _measure(
     args: argparse.Namespace, plan: plans.Plan, made: dict[str, Path], device: str, report: Callable[[str], None]
 ) -> None:
-    """Evaluate what was trained, a few cells only; `optimus demo eval` fills the whole table of the model card."""
+    """Evaluate what was trained, a few cells only; `optimus bench accuracy` fills the whole table of the model card."""
     from optimus_server.demo.card import HEADER, as_json, line, write_card
-    from optimus_server.demo.evaluate import Cell, evaluate, glance
+    from optimus_server.demo.evaluate import MAX_NEW_TOKENS, evaluate, glance
+    from optimus_server.demo.tasks import held_out
 
     figures = json.loads((args.out / "train.json").read_text())
+    rows, max_new, jobs = (4, 32, 1) if args.smoke else (256, MAX_NEW_TOKENS, args.processes)
     for variant, directory in made.items():
-        cells = [Cell("block", 32), Cell("chunk", 8)] if args.smoke else glance(plans.VARIANTS[variant])
-        options = {"concurrency": 4, "max_new": 32} if args.smoke else {"concurrency": 256, "jobs": args.processes}
+        cells = glance(plans.VARIANTS[variant], rows)
         results = []
         report(f"{variant}: {HEADER}")
-        for result in evaluate(directory, cells, plan.prompts, device=device, **options):
+        questions = held_out(plan.prompts)
+        for result in evaluate(directory, cells, questions, device=device, jobs=jobs, max_new=max_new):
             report(f"{variant}: {line(result)}")
             results.append(result)
         write_card(directory, results, figures)
         (args.out / f"{variant}.json").write_text(json.dumps(as_json(results), indent=2) + "\n")
 
 
-def _eval(args: argparse.Namespace) -> int:
-    from optimus_server.demo.card import HEADER, RULE, as_json, line, task_table, write_card
-    from optimus_server.demo.evaluate import Cell, Result, evaluate, grid
+def _widen(args: argparse.Namespace) -> int:
+    import torch
 
-    cells = grid(load_config(args.model).logit_shift)
-    if args.chunk:
-        named: list[Policy] = [args.policy] if args.policy else ["chunk"]
-        cells = [Cell(policy, size) for policy in named for size in args.chunk]
-    elif args.policy:
-        cells = [c for c in cells if c.policy == args.policy] or [Cell(args.policy, 32)]
-    results: list[Result] = []
-    print(f"{HEADER}\n{RULE}", flush=True)
-    for result in evaluate(
+    from optimus_server.demo.widen import SDAR_MASK, shape_of, widen
+
+    own = shape_of(load_config(args.model))
+    target = replace(LIKE[args.like], context=own.context) if args.like else own
+    target = replace(target, **{name: size for name in SIZES if (size := getattr(args, name)) is not None})
+    mask = SDAR_MASK if args.mask_token_id is None and args.like else args.mask_token_id
+    started = time.perf_counter()
+    made = widen(
         args.model,
-        cells,
-        args.prompts,
+        args.out,
+        target,
+        mask_token_id=mask,
+        autoregressive=args.autoregressive,
         seed=args.seed,
-        concurrency=args.concurrency,
         device=str(_device(args.device)),
-        jobs=args.processes,
-        tasks=args.task,
-    ):
-        print(line(result), flush=True)
-        results.append(result)
-    print("\n" + task_table(results))
-    if args.wrong:
-        for prompt, wanted, given in results[0].wrong:
-            print(json.dumps({"prompt": prompt, "wanted": wanted, "given": given}))
-    if args.json:
-        args.json.write_text(json.dumps(as_json(results), indent=2) + "\n")
-    if args.card:
-        write_card(args.model, results, json.loads(args.card.read_text()))
+        dtype=getattr(torch, args.dtype),
+        report=print,
+    )
+    print(f"{made}: {time.perf_counter() - started:.0f} s")
     return 0
 
 

@@ -1,129 +1,204 @@
-"""Accuracy of a demo checkpoint through the real engine: policy x chunk size on held-out prompts.
+"""A checkpoint's answers through the real engine: policy x chunk size over questions whose answers can be judged."""
 
-Accuracy counts scored prompts whose answer is right; its interval is Wilson's, 95 %. TPF is tokens per request and
-step, and computed/token the positions computed beyond the prompt for each token. Both are ratios of sums.
-"""
-
-import math
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from tokenizers import Tokenizer
 
-from optimus_server.demo.tasks import Example, held_out
-from optimus_server.demo.tokenizer import ASSISTANT, END, USER
+from optimus_server.demo.score import Outcome, Score
+from optimus_server.engine.elastic.yields import rungs
 from optimus_server.engine.engine import Engine, EngineOptions
 from optimus_server.engine.request import Committed, Failed, Finished, Params, Policy, Request, Usage
-from optimus_server.models.config import load_config
-from optimus_server.models.loader import load_model
+from optimus_server.errors import InvalidRequest
+from optimus_server.models.config import ModelConfig, load_config
+from optimus_server.models.loader import LoadedModel, load_model
 from optimus_server.settings import default_threads
+from optimus_server.text.tokenizer import Message, Tokenizer
 
-LADDER = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-MAX_NEW_TOKENS = 768  # the longest story of the generator has about 500
+MAX_NEW_TOKENS = 768  # the longest story of the demo model's generator has about 500
 _PAGE = 32
+
+
+class Question(Protocol):
+    """What is asked and how its answer is judged: an ``Example`` of the demo's, or a line of a task file."""
+
+    @property
+    def task(self) -> str:
+        """The family that tables group it under."""
+
+    @property
+    def inputs(self) -> str | tuple[Message, ...]:
+        """A whole prompt, or a chat that the checkpoint's template renders."""
+
+    @property
+    def answer(self) -> str:
+        """What was wanted, for people who read the wrong answers."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether it counts towards accuracy."""
+
+    def accepts(self, text: str) -> bool: ...
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One line of the table: how requests are decoded. ``chunk`` has no meaning under ``block``."""
+    """One line of the table: how requests are decoded.
+
+    Attributes:
+        chunk: None leaves it to the controller; it has no meaning under ``block``.
+    """
 
     policy: Policy
-    chunk: int
+    chunk: int | None
+    concurrency: int = 64
 
     def __str__(self) -> str:
-        return self.policy if self.policy == "block" else f"{self.policy} {self.chunk}"
-
-
-@dataclass
-class Score:
-    """What one task gave under one cell."""
-
-    right: int = 0
-    prompts: int = 0
-    tokens: int = 0
-    steps: int = 0
-    computed: int = 0
-
-    def add(self, right: bool, usage: Usage) -> None:
-        self.right += right
-        self.prompts += 1
-        self.tokens += usage.generated_tokens
-        self.steps += usage.steps
-        self.computed += usage.computed_positions
-
-    def merge(self, other: "Score") -> None:
-        for name in vars(self):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.prompts if self.prompts else 0.0
-
-    @property
-    def tpf(self) -> float:
-        return self.tokens / max(1, self.steps)
-
-    @property
-    def computed_per_token(self) -> float:
-        return self.computed / max(1, self.tokens)
-
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
-        n, p, z = max(1, self.prompts), self.accuracy, 1.96
-        centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+        return self.policy if self.policy == "block" else f"{self.policy} {self.chunk or 'auto'}"
 
 
 @dataclass
 class Result:
-    """One cell's figures: all tasks, those that are scored, and each task."""
+    """One cell's outcomes, in the order of the questions, and its wrong answers: (asked, wanted, given)."""
 
     cell: Cell
     seconds: float
-    everything: Score = field(default_factory=Score)
-    scored: Score = field(default_factory=Score)
-    tasks: dict[str, Score] = field(default_factory=lambda: defaultdict(Score))
-    wrong: list[tuple[str, str, str]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    wrong: list[tuple[str | tuple[Message, ...], str, str]] = field(default_factory=list)
+
+    @property
+    def everything(self) -> Score:
+        return Score(self.outcomes)
+
+    @property
+    def scored(self) -> Score:
+        return Score([one for one in self.outcomes if one.scored])
+
+    @property
+    def tasks(self) -> dict[str, Score]:
+        groups: dict[str, list[Outcome]] = defaultdict(list)
+        for one in self.outcomes:
+            groups[one.task].append(one)
+        return {name: Score(group) for name, group in groups.items()}
 
 
-def grid(logit_shift: int) -> list[Cell]:
-    """The default table: chunk 1 exists with shift only, and refresh matters without."""
-    sizes = [size for size in LADDER if size > 1 or logit_shift]
-    cells = [Cell("block", 32), *(Cell("chunk", size) for size in sizes)]
-    return cells if logit_shift else [*cells, *(Cell("refresh", size) for size in sizes)]
+def grid(
+    config: ModelConfig,
+    policies: Collection[Policy] = (),
+    chunks: Collection[int | None] = (),
+    concurrency: Collection[int] = (64,),
+) -> list[Cell]:
+    """Policies x chunk sizes x concurrency; what is not named is all that makes sense for the checkpoint.
+
+    Chunk 1 exists with shift only, refresh matters without, and an autoregressive model has neither choice.
+    """
+    shift, block = config.logit_shift, config.block_size
+    if block == 1:
+        return [Cell("chunk", 1, rows) for rows in concurrency]
+    if not policies:
+        named: tuple[Policy, ...] = ("chunk",) if shift else ("chunk", "refresh")
+        policies = named if chunks else ("block", *named)
+    sizes = chunks or rungs(block, shift)
+    cells = [(policy, size) for policy in policies for size in ([block] if policy == "block" else sizes)]
+    return [Cell(policy, size, rows) for rows in concurrency for policy, size in cells]
 
 
-def glance(logit_shift: int) -> list[Cell]:
+def glance(logit_shift: int, concurrency: int) -> list[Cell]:
     """The cells that show whether a training run went well: fixed blocks, and chunks without and with help."""
-    return [Cell("block", 32), Cell("chunk", 8), Cell("chunk", 1) if logit_shift else Cell("refresh", 8)]
+    cells: list[tuple[Policy, int]] = [("block", 32), ("chunk", 8), ("chunk", 1) if logit_shift else ("refresh", 8)]
+    return [Cell(policy, size, concurrency) for policy, size in cells]
 
 
-def encode(tokenizer: Tokenizer, prompt: str) -> tuple[int, ...]:
-    """One user turn and the assistant's tag, as the chat template renders it."""
-    return (USER, *tokenizer.encode(prompt, add_special_tokens=False).ids, ASSISTANT)
+def evaluate(
+    model: Path,
+    cells: Sequence[Cell],
+    questions: Sequence[Question],
+    *,
+    device: str = "cpu",
+    jobs: int = 1,
+    max_new: int = MAX_NEW_TOKENS,
+) -> Iterable[Result]:
+    """Results in the order of ``cells``; with ``jobs`` above 1 each cell runs in a process of its own.
+
+    Raises:
+        ModelError: the checkpoint cannot be served.
+        InvalidRequest: a prompt does not fit the checkpoint.
+    """
+    load_config(model)  # a directory that cannot be served is an error before any process starts
+    threads = max(1, default_threads() // jobs)
+    if jobs == 1:
+        loaded, tokenizer = _load(model, device, threads)
+        for cell in cells:
+            yield evaluate_cell(loaded, tokenizer, cell, questions, max_new)
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        futures = [pool.submit(_alone, model, device, threads, cell, questions, max_new) for cell in cells]
+        for future in futures:
+            yield future.result()
+
+
+def _load(model: Path, device: str, threads: int) -> tuple[LoadedModel, Tokenizer]:
+    torch.set_num_threads(threads)
+    return load_model(model, device=device), Tokenizer.load(model)
+
+
+def _alone(model: Path, device: str, threads: int, cell: Cell, questions: Sequence[Question], max_new: int) -> Result:
+    return evaluate_cell(*_load(model, device, threads), cell, questions, max_new)
+
+
+def evaluate_cell(
+    model: LoadedModel, tokenizer: Tokenizer, cell: Cell, questions: Sequence[Question], max_new: int
+) -> Result:
+    """Ask all questions under one cell and judge the answers."""
+    started = time.perf_counter()
+    prompts = [
+        tokenizer.encode(q.inputs) if isinstance(q.inputs, str) else tokenizer.encode_chat(q.inputs)[0]
+        for q in questions
+    ]
+    result = Result(cell, 0.0)
+    for question, (ids, usage) in zip(questions, decode_all(model, cell, prompts, max_new), strict=True):
+        text = tokenizer.decode(ids)
+        right = question.accepts(text)
+        result.outcomes.append(
+            Outcome(
+                question.task, question.scored, right, usage.generated_tokens, usage.steps, usage.computed_positions
+            )
+        )
+        if question.scored and not right:
+            result.wrong.append((question.inputs, question.answer, text))
+    result.seconds = time.perf_counter() - started
+    return result
 
 
 def decode_all(
-    model: Path, cell: Cell, prompts: list[tuple[int, ...]], *, concurrency: int, device: str, max_new: int
+    model: LoadedModel, cell: Cell, prompts: Sequence[tuple[int, ...]], max_new: int
 ) -> list[tuple[list[int], Usage]]:
-    """Decode every prompt greedily, ``concurrency`` at a time; answers come without the end token."""
-    loaded = load_model(model, device=device)
-    block, shift = loaded.config.block_size, loaded.config.logit_shift
-    longest = max(map(len, prompts)) + max_new + 2 * block
+    """Decode every prompt greedily, ``cell.concurrency`` at a time; answers come without their end token."""
+    config = model.config
+    block, shift = config.block_size, config.logit_shift
+    room = config.max_position_embeddings // block * block
+    for number, ids in enumerate(prompts, 1):
+        if len(ids) >= room:
+            raise InvalidRequest(f"prompt {number} has {len(ids)} tokens; prompt and answer must fit {room} positions")
+    longest = min(room, -(-(max(map(len, prompts)) + max_new) // block) * block)
+    pages = (cell.concurrency + 1) * -(-longest // _PAGE)
     engine = Engine(
-        loaded,
-        EngineOptions(
-            pages=(concurrency + 1) * -(-longest // _PAGE), page_size=_PAGE, max_rows=concurrency, prefill_budget=4096
-        ),
+        model, EngineOptions(pages=pages, page_size=_PAGE, max_rows=cell.concurrency, prefill_budget=max(4096, block))
     )
     for number, ids in enumerate(prompts):
-        params = Params(max_new_tokens=max_new, stop_ids=frozenset({END}), policy=cell.policy, chunk=cell.chunk)
+        params = Params(
+            max_new_tokens=min(max_new, room - len(ids)),
+            stop_ids=config.eos_token_ids,
+            policy=cell.policy,
+            chunk=cell.chunk,
+            threshold=config.threshold,
+        )
         engine.add(Request(str(number), ids, params, block_size=block, shift=shift))
     answers: list[list[int]] = [[] for _ in prompts]
     usages: dict[int, Usage] = {}
@@ -136,67 +211,4 @@ def decode_all(
                     usages[int(name)] = event.usage
                 case Failed():
                     raise RuntimeError(f"prompt {name}: {event.message}")
-    return [([i for i in answer if i != END], usages[n]) for n, answer in enumerate(answers)]
-
-
-def evaluate_cell(
-    model: Path,
-    cell: Cell,
-    count: int,
-    *,
-    seed: int,
-    concurrency: int,
-    device: str,
-    threads: int,
-    tasks: Collection[str] = (),
-    max_new: int = MAX_NEW_TOKENS,
-) -> Result:
-    """Run ``count`` held-out prompts under one policy and chunk size, on ``threads`` CPU threads."""
-    torch.set_num_threads(threads)
-    started = time.perf_counter()
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    examples = held_out(count, seed, tasks)
-    prompts = [encode(tokenizer, example.prompt) for example in examples]
-    with torch.inference_mode():
-        answers = decode_all(model, cell, prompts, concurrency=concurrency, device=device, max_new=max_new)
-    result = Result(cell, 0.0)
-    for example, (ids, usage) in zip(examples, answers, strict=True):
-        _judge(result, example, tokenizer.decode(ids), usage)
-    result.seconds = time.perf_counter() - started
-    return result
-
-
-def _judge(result: Result, example: Example, text: str, usage: Usage) -> None:
-    right = example.accepts(text)
-    result.everything.add(right, usage)
-    result.tasks[example.task].add(right, usage)
-    if example.scored:
-        result.scored.add(right, usage)
-        if not right:
-            result.wrong.append((example.prompt, example.answer, text))
-
-
-def evaluate(
-    model: Path,
-    cells: list[Cell],
-    count: int,
-    *,
-    seed: int = 1,
-    concurrency: int = 64,
-    device: str = "cpu",
-    jobs: int = 1,
-    tasks: Collection[str] = (),
-    max_new: int = MAX_NEW_TOKENS,
-) -> Iterable[Result]:
-    """Results in the order of ``cells``; with ``jobs`` above 1 each cell runs in a process of its own."""
-    load_config(model)  # a directory that cannot be served is an error before any process starts
-    options = {"seed": seed, "concurrency": concurrency, "device": device, "max_new": max_new, "tasks": tasks}
-    options["threads"] = max(1, default_threads() // jobs)
-    if jobs == 1:
-        for cell in cells:
-            yield evaluate_cell(model, cell, count, **options)  # type: ignore[arg-type]
-        return
-    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        futures = [pool.submit(evaluate_cell, model, cell, count, **options) for cell in cells]  # type: ignore[arg-type]
-        for future in futures:
-            yield future.result()
+    return [([i for i in answer if i not in config.eos_token_ids], usages[n]) for n, answer in enumerate(answers)]

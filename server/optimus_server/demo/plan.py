@@ -27,6 +27,15 @@ class Shape:
     context: int = 2048
 
 
+# What the demo model can be widened to. JetLM's SDAR-1.7B-Chat, SDAR-4B-Chat and SDAR-8B-Chat: sizes of Qwen3, heads of
+# their own; their weights have 4.06, 8.83 and 16.4 GB.
+LIKE = {
+    "sdar-1.7b": Shape(151936, hidden=2048, layers=28, heads=16, kv_heads=8, ffn=6144),
+    "sdar-4b": Shape(151936, hidden=2560, layers=36, heads=32, kv_heads=8, ffn=9728),
+    "sdar-8b": Shape(151936, hidden=4096, layers=36, heads=32, kv_heads=8, ffn=12288),
+}
+
+
 @dataclass(frozen=True)
 class Stage:
     """One training stage, which goes on from the weights of the stage before it.
@@ -52,7 +61,7 @@ class Plan:
     tokenizer_examples: int = 40_000
     autoregressive_steps: int = 2800
     shifted_steps: int = 2600
-    unshifted_steps: int = 360
+    unshifted_steps: int = 1000
     learning_rate: float = 2e-3
     unshifted_rate: float = 1.5e-3
     warm_up: int = 100

@@ -45,7 +45,8 @@ def train_tokenizer(seed: int, examples: int = 40_000) -> Tokenizer:
     def texts() -> Iterator[str]:
         yield from SYSTEM_PROMPTS
         for _ in range(examples):
-            example = draw(rng, 512)
+            # Shares as in training would give most merges to word lists, and split the words of stories.
+            example = draw(rng, 512, as_tested=True)
             yield example.prompt
             yield example.answer
 

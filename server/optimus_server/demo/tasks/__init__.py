@@ -38,9 +38,13 @@ _TRAINED = [trained for _, trained, _ in TASKS.values()]
 _TESTED = [tested for _, _, tested in TASKS.values()]
 
 
-def draw(rng: Random, room: int) -> Example:
-    """One training example for a sequence of ``room`` tokens, all random choices from ``rng``."""
-    (name,) = rng.choices(_NAMES, _TRAINED)
+def draw(rng: Random, room: int, *, as_tested: bool = False) -> Example:
+    """One training example for a sequence of ``room`` tokens, all random choices from ``rng``.
+
+    Args:
+        as_tested: tasks in the shares of the test, not of the training.
+    """
+    (name,) = rng.choices(_NAMES, _TESTED if as_tested else _TRAINED)
     return TASKS[name][0](rng, room)
 
 

@@ -28,6 +28,11 @@ class Example:
     keys: tuple[str, ...] = ()
     lexicon: frozenset[str] = frozenset()
 
+    @property
+    def inputs(self) -> tuple[dict[str, str], ...]:
+        """The question as a chat, which the checkpoint's template renders."""
+        return ({"role": "user", "content": self.prompt},)
+
     def accepts(self, text: str) -> bool:
         """Judge an answer; white space around it does not matter."""
         if self.keys:

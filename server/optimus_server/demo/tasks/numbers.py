@@ -124,11 +124,12 @@ def sort(rng: Random, room: int) -> Example:
                 "Sort these numbers: {}",
                 "Sort in ascending order: {}",
                 "Sort the numbers {} from smallest to largest.",
+                "Sort these numbers from smallest to largest: {}",
                 "Order from low to high: {}",
                 "Please sort {}.",
             )
         )
-    written = ", ".join(map(str, numbers))
+    written = rng.choice((", ", ", ", " ")).join(map(str, numbers))
     return Example("sort", casual(rng, asked.format(written)), ", ".join(map(str, sorted(numbers, reverse=down))))
 
 

@@ -3,9 +3,9 @@
 A story is sound when it has no word that the grammar does not have: tokens that were committed at the same time, or
 blind to each other, make words like "crowner".
 
-A story keeps its hero, friend, place and thing; everything else is drawn sentence by sentence. ``[a|b]`` in a
-template is a free choice, so that most positions of a story have many continuations, as in real text: block
-decoding then commits two or three tokens a step instead of ten.
+A story keeps its cast, places, mood and looks; which sentence comes next is free, and so is ``[a|b]`` inside one. The
+alternatives of a choice have the same number of tokens, so that a choice leaves the words behind it where they are:
+block decoding can then commit them before it is made, two or three tokens a step instead of ten, as in real text.
 """
 
 import re
@@ -14,59 +14,62 @@ from random import Random
 from optimus_server.demo.tasks.example import Example, casual, letters
 from optimus_server.demo.tasks.vocabulary import ANIMALS, NAMES, words
 
-_THINGS = words("key map lantern bell drum kite clock mirror boat basket crown coin letter violin blanket candle")
-_PLACES = words(
-    "village forest castle harbor mountain island valley garden lighthouse mill meadow library desert tower"
-)
-_MOODS = words("happy sad brave shy proud tired curious hungry quiet angry lonely cheerful")
-_LOOKS = words("old small golden silver broken shiny dusty heavy strange tiny blue red")
-_WEATHER = "sun was shining|rain was falling|wind was cold|snow was deep|sky was grey|night was dark|air was warm"
+_THINGS = words("key map bell clock boat coin letter lantern candle")
+_PLACES = words("village forest castle island garden tower mill valley harbor mountain")
+_MOODS = words("happy sad brave shy proud angry tired")
+_LOOKS = words("old small silver golden blue red tiny heavy")
 
 _OPENINGS = (
-    "[Once upon a time|Long ago|One day|Many years ago], a [{mood}|young|clever] {kind} [named|called] {hero} "
-    "lived in a [{look}|little|quiet] {place}.",
-    "{hero} was a {mood} {kind} who lived [near|in|behind] a {place}.",
-    "In a [{look}|far away|forgotten] {place} lived a {kind} called {hero}.",
-    "[Nobody|No one] in the {place} knew where the {kind} {hero} had come from.",
+    "Once upon a time, a {mood} {kind} named {hero} lived in [a|the] {look} {place}.",
+    "Long ago, there was a {mood} {kind} in the {place}, and the name was {hero}.",
+    "{hero} was a {mood} {kind} who lived in the {look} {place}.",
+    "In the {place} lived a {mood} {kind} named {hero}.",
 )
 _WISHES = (
-    "{hero} [wanted|hoped|wished] to find a {look} {thing}.",
-    "Every [night|morning|day], {hero} dreamed of a {look} {thing}.",
-    "{hero} had lost a {look} {thing} and felt {mood}.",
+    "{hero} wanted to find [a|the] {look} {thing}.",
+    "Every [night|day], {hero} dreamed of a {look} {thing}.",
+    "{hero} had lost a {look} {thing} and was {mood}.",
     "An old {animal} had told {hero} about a {look} {thing}.",
-    "But {hero} was {mood}, because the {thing} of the {place} was gone.",
+    "{hero} was {mood}, because the {thing} of the {place} was gone.",
 )
 _EVENTS = (
-    "[One morning|That day|The next day|In the evening], {hero} [walked|ran|went|climbed] to the {place2}.",
-    "The [{weather}], and {hero} [felt|was] {mood}.",
-    "On the way, {hero} met a {mood} {animal}.",
-    'The {animal} said, "[Come with me|Follow the road|Do not be afraid|Look behind the {place2}]."',
-    '"[Where are you going|What are you looking for|Why are you so {mood}]?" asked the {animal}.',
-    '"I am looking for [a|the|my] {thing}," [said|answered|whispered] {hero}.',
-    "{hero} [opened|found|saw|hid behind] a {look} [door|gate|box|tree].",
-    "Under a {look} [stone|bridge|tree|roof], there was a {thing}, "
-    "but it was [broken|empty|too heavy|not the right one].",
-    "{hero} and {friend} [laughed|cried|rested|sang|waited] until [morning|sunset|midnight|the rain stopped].",
-    "Then {friend}, a {mood} {animal}, [came by|appeared|called from the {place2}|brought some food].",
-    "{friend} [gave|showed|threw] {hero} a {look} {thing2}.",
-    "They [crossed|left|searched|looked at] the {place2} [together|slowly|in silence|without a word].",
-    "Suddenly, [a {look} {animal}|a loud noise|a bright light|a voice] came [out of|from] the {place2}.",
-    "{hero} was [too {mood}|not {mood} enough] to [sleep|speak|run|turn back].",
-    "[For a while|After an hour|At last], the {weather2}.",
-    "The {animal} [shook its head|smiled|ran away|fell asleep] and {hero} [went on|sat down|turned around|waited].",
-    "With the {thing2}, {friend} [opened the gate|made a fire|scared the {animal}|found the road].",
-    "It was [dark|cold|quiet|late] in the {place2}, "
-    "and [nobody|only the {animal}|only {friend}] could [see|hear] them.",
+    "One [day|night], {hero} went to the {place2}.",
+    "The [sun|light] was red, and {hero} was {mood}.",
+    "The [wind|night] was cold, and {hero} wanted to go home.",
+    "On the way to the {place2}, {hero} met a {animal}.",
+    'The {animal} said, "Come with me to the {place2}."',
+    'The {animal} said, "Do not be [sad|shy], {hero}."',
+    '"Where are you going?" asked the {animal}.',
+    '"Why are you so {mood}?" asked {friend}.',
+    '"I am looking for [a|the] {thing}," said {hero}.',
+    "{hero} saw a {look} [door|tree] in the {place2}.",
+    "Under the {look} tree, there was a {thing2}.",
+    "{hero} and {friend} sat in the {place2} until the [sun|night] came.",
+    "Then {friend} came by and gave {hero} a {thing2}.",
+    "They left the {place2} [together|at once] and did not look back.",
+    "There was a {look} light in the {place2}.",
+    "A {animal} came out of the {look} [door|tree].",
+    "{hero} was too {mood} to go on.",
+    "The {animal} ran away, and {hero} sat down under a tree.",
+    "With the {thing2}, {friend} put a light in the {place2}.",
+    "It was cold in the {place2}, and only the {animal} could see them.",
+    "{friend} [asked|told] the {animal} about the {thing}.",
+    "{hero} put the {thing2} in a {look} box.",
+    "The {animal} and {friend} were [old|happy] friends.",
+    "{hero} looked at the {thing2} and dreamed of the {place}.",
+    "In the [end|night], they went back to the {place2}.",
+    "{friend} was {mood}, too.",
 )
 _ENDINGS = (
-    "[In the end|At last|Finally], {hero} found the {thing} [in the {place2}|under the {animal}|next to {friend}].",
-    "[So|And so] {hero} [came home|went back to the {place}|stayed in the {place2}] and was never {mood} again.",
-    "From that day on, {hero} and {friend} were [good friends|always together|never afraid].",
-    "{hero} gave the {thing} to {friend}, and [both were|everyone was] happy.",
+    "In the end, {hero} found the {thing} in the {place2}.",
+    "So {hero} went home to the {place} and was not {mood} again.",
+    "From that day on, {hero} and {friend} were [old|happy] friends.",
+    "{hero} gave the {thing} to {friend}, and both were happy.",
 )
-_LEXICON = frozenset(
-    letters(re.sub(r"\{\w+\}", " ", " ".join((*_OPENINGS, *_WISHES, *_EVENTS, *_ENDINGS, _WEATHER))))
-) | {*NAMES, *ANIMALS, *_THINGS, *_PLACES, *_MOODS, *_LOOKS, "an", "An"}
+_LEXICON = frozenset(letters(re.sub(r"\{\w+\}", " ", " ".join((*_OPENINGS, *_WISHES, *_EVENTS, *_ENDINGS))))) | {
+    *(*NAMES, *ANIMALS, *_THINGS, *_PLACES, *_MOODS, *_LOOKS),
+    *("a", "an", "A", "An"),
+}
 _CHOICE = re.compile(r"\[([^\[\]]*)\]")
 _ARTICLE = re.compile(r"\b([Aa]) (?=[aeio])")
 
@@ -78,8 +81,8 @@ _LENGTHS = (
     ("short ", 4, 6, 0),
     ("", 6, 9, 0),
     ("", 6, 9, 0),
-    ("long ", 14, 18, 512),
-    ("very long ", 22, 28, 1024),
+    ("long ", 18, 24, 512),
+    ("very long ", 30, 38, 1024),
 )
 
 
@@ -87,7 +90,8 @@ def story(rng: Random, room: int) -> Example:
     """``Write a short story about a fox named Leo.`` -> four to six sentences about that fox."""
     length, least, most, _ = rng.choice([entry for entry in _LENGTHS if room >= entry[3]])
     hero, friend = rng.sample(NAMES, 2)
-    kind, (thing, thing2), (place, place2) = rng.choice(ANIMALS), rng.sample(_THINGS, 2), rng.sample(_PLACES, 2)
+    kind, animal = rng.sample(ANIMALS, 2)
+    (thing, thing2), (place, place2) = rng.sample(_THINGS, 2), rng.sample(_PLACES, 2)
     subject = rng.choice(
         (
             f"a {kind} named {hero}",
@@ -109,34 +113,26 @@ def story(rng: Random, room: int) -> Example:
             f"Can you tell a {length}story about {subject}?",
             f"Tell me a {length}story.",
         )
-    ).replace("a owl", "an owl")
-    fixed = {
+    )
+    cast = {
         "hero": hero,
         "friend": friend,
         "kind": kind,
+        "animal": animal,
         "thing": thing,
         "thing2": thing2,
         "place": place,
         "place2": place2,
-    }
-    sentences = rng.randint(least, most)
-    plan = [_OPENINGS, _WISHES, *[_EVENTS] * max(0, sentences - 3), _ENDINGS][:sentences]
-    told: list[str] = []
-    for templates in plan:
-        template = rng.choice(templates)
-        if rng.random() < 0.15:
-            fixed["place2"] = rng.choice(_PLACES)
-        told.append(_tell(rng, template, fixed))
-    return Example("story", casual(rng, asked), " ".join(told), scored=False, lexicon=_LEXICON)
-
-
-def _tell(rng: Random, template: str, fixed: dict[str, str]) -> str:
-    free = {
         "mood": rng.choice(_MOODS),
         "look": rng.choice(_LOOKS),
-        "animal": rng.choice(ANIMALS),
-        "weather": _WEATHER,
-        "weather2": rng.choice(_WEATHER.split("|")),
     }
-    chosen = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template.replace("{weather}", _WEATHER))
-    return _ARTICLE.sub(r"\1n ", chosen.format(**fixed, **free))
+    sentences = rng.randint(least, most)
+    events = [event for _ in range(2) for event in rng.sample(_EVENTS, len(_EVENTS))]
+    plan = [rng.choice(_OPENINGS), rng.choice(_WISHES), *events[: max(0, sentences - 3)], rng.choice(_ENDINGS)]
+    told = " ".join(_tell(rng, template, cast) for template in plan[:sentences])
+    return Example("story", casual(rng, _ARTICLE.sub(r"\1n ", asked)), told, scored=False, lexicon=_LEXICON)
+
+
+def _tell(rng: Random, template: str, cast: dict[str, str]) -> str:
+    chosen = _CHOICE.sub(lambda found: rng.choice(found[1].split("|")), template)
+    return _ARTICLE.sub(r"\1n ", chosen.format(**cast))
