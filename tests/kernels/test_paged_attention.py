@@ -4,6 +4,7 @@ Slots that the step must not read hold NaN.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -11,10 +12,17 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
-from optimus_kernels.paged_attention import paged_attention, plan_attention, write_kv
+from optimus_kernels.bench.check import agrees, errors
+from optimus_kernels.paged_attention import AttentionPlan, paged_attention, plan_attention
+from optimus_kernels.paged_attention.reference import paged_attention_reference
+from optimus_kernels.paged_attention.tile import Tile, default_splits
+from tests.kernels.conftest import DEVICE, DTYPES, ON_GPU
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
-DIM = 8
+pytest.importorskip("triton")
+from optimus_kernels.paged_attention.kernel import paged_attention_triton
+
+Attention = Callable[[Tensor, Tensor, Tensor, AttentionPlan], Tensor]
+REFERENCE_TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Case:
     block_size: int
     page_size: int
     heads: tuple[int, int] = (4, 2)
+    dim: int = 8
     dtype: torch.dtype = torch.float64
     seed: int = 0
 
@@ -37,8 +46,8 @@ def dense(q: Tensor, k: Tensor, v: Tensor, start: int, visible: int, block_size:
     return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
-def check(case: Case) -> None:
-    """Write all keys of all rows in one step, overwrite those of [start, stop) in the next, and compare."""
+def outputs(case: Case, attention: Attention, device: str) -> tuple[Tensor, Tensor]:
+    """What ``attention`` says, and what the formula does, in float64."""
     generator = torch.Generator().manual_seed(case.seed)
 
     def random(*shape: int) -> Tensor:
@@ -49,32 +58,43 @@ def check(case: Case) -> None:
     pages = sum(needed) + 3
     order = torch.randperm(pages, generator=generator).tolist()
     tables = [[order.pop() for _ in range(count)] for count in needed]
-    k_pages, v_pages = (torch.full((pages, case.page_size, kv_heads, DIM), torch.nan, dtype=case.dtype) for _ in "kv")
+    shape = (pages, case.page_size, kv_heads, case.dim)
+    k_pages, v_pages = (torch.full(shape, torch.nan, dtype=case.dtype) for _ in "kv")
     starts, stops, visibles = map(list, zip(*case.rows, strict=True))
-    layout = {"block_size": case.block_size, "page_size": case.page_size, "device": "cpu"}
+    q = random(sum(stops) - sum(starts), q_heads, case.dim)
 
-    keys, values = ([random(visible, kv_heads, DIM) for visible in visibles] for _ in "kv")
-    everything = plan_attention([0] * len(starts), visibles, visibles, tables, **layout)
-    write_kv(torch.cat(keys), torch.cat(values), k_pages, v_pages, everything)
+    expected, first = [], 0
+    for (start, stop, visible), table in zip(case.rows, tables, strict=True):
+        key, value = random(visible, kv_heads, case.dim), random(visible, kv_heads, case.dim)
+        slots = (torch.tensor(table)[:, None] * case.page_size + torch.arange(case.page_size)).flatten()[:visible]
+        k_pages.flatten(0, 1)[slots], v_pages.flatten(0, 1)[slots] = key, value
+        here = q[first : first + stop - start]
+        expected.append(dense(here.double(), key.double(), value.double(), start, visible, case.block_size))
+        first += stop - start
 
-    plan = plan_attention(starts, stops, visibles, tables, **layout)
-    q = random(len(plan.slots), q_heads, DIM)
-    new_k, new_v = (random(len(plan.slots), kv_heads, DIM) for _ in "kv")
-    write_kv(new_k, new_v, k_pages, v_pages, plan)
-    out = paged_attention(q, k_pages, v_pages, plan)
-
+    plan = plan_attention(
+        starts, stops, visibles, tables, block_size=case.block_size, page_size=case.page_size, device=device
+    )
+    out = attention(q.to(device), k_pages.to(device), v_pages.to(device), plan)
     assert out.shape == q.shape
-    first = 0
-    for (start, stop, visible), key, value in zip(case.rows, keys, values, strict=True):
-        here = slice(first, first + stop - start)
-        key[start:stop], value[start:stop] = new_k[here], new_v[here]
-        expected = dense(q[here], key, value, start, visible, case.block_size)
-        torch.testing.assert_close(out[here], expected, rtol=0, atol=TOLERANCE[case.dtype])
-        first = here.stop
+    return out, torch.cat(expected).to(device)
+
+
+def check_reference(case: Case) -> None:
+    out, expected = outputs(case, paged_attention, "cpu")
+    torch.testing.assert_close(out.double(), expected, rtol=0, atol=REFERENCE_TOLERANCE[case.dtype])
+
+
+def check_kernel(case: Case, tile: Tile, splits: int) -> None:
+    def attention(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: AttentionPlan) -> Tensor:
+        return paged_attention_triton(q, k_pages, v_pages, plan, tile=tile, splits=splits)
+
+    out, expected = outputs(case, attention, DEVICE)
+    assert agrees(out, expected), errors(out, expected)
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> Case:
+def cases(draw: st.DrawFn, dtypes: tuple[torch.dtype, ...], dim: int) -> Case:
     rows = []
     for _ in range(draw(st.integers(1, 6))):
         start = draw(st.integers(0, 40))
@@ -85,37 +105,156 @@ def cases(draw: st.DrawFn) -> Case:
         block_size=draw(st.sampled_from([1, 3, 4, 8, 32])),
         page_size=draw(st.sampled_from([1, 3, 8, 16])),
         heads=draw(st.sampled_from([(4, 2), (4, 1), (3, 3)])),
-        dtype=draw(st.sampled_from(list(TOLERANCE))),
+        dim=dim,
+        dtype=draw(st.sampled_from(dtypes)),
         seed=draw(st.integers(0, 99)),
     )
 
 
 @settings(max_examples=80, deadline=None)
-@given(cases())
-def test_equals_the_formula(case: Case) -> None:
-    check(case)
+@given(cases((torch.float64, torch.float32), dim=8))
+def test_reference_equals_the_formula(case: Case) -> None:
+    check_reference(case)
 
 
-@pytest.mark.parametrize(
-    "rows",
-    [
-        [(0, 1, 1)],
-        [(300, 332, 332)],
-        [(299 + i, 300 + i, 300 + i) for i in range(16)],
-        [(288, 296, 296)] * 16,
-        [(0, 70, 70), (1023, 1025, 1025), (33, 34, 64)],
-    ],
-    ids=["one token", "one block", "decode", "equal rows", "mixed lengths"],
-)
+# On a GPU every new page size and number of heads is compiled, in the interpreter every program is slow.
+@settings(max_examples=40 if ON_GPU else 10, deadline=None)
+@given(cases(tuple(DTYPES), dim=16), st.sampled_from([16, 32]), st.sampled_from([1, 2, 5]))
+def test_kernel_equals_the_formula(case: Case, n: int, splits: int) -> None:
+    check_kernel(case, Tile(16, n, 2, 2), splits)
+
+
+SERVING = {
+    "one token": [(0, 1, 1)],
+    "one block": [(300, 332, 332)],
+    "decode": [(299 + i, 300 + i, 300 + i) for i in range(16)],
+    "equal rows": [(288, 296, 296)] * 16,
+    "mixed lengths": [(0, 70, 70), (1023, 1025, 1025), (33, 34, 64)],
+}
+
+
+@pytest.mark.parametrize("rows", SERVING.values(), ids=SERVING)
 @pytest.mark.parametrize("block_size", [1, 32])
 def test_shapes_of_serving(rows: list[tuple[int, int, int]], block_size: int) -> None:
-    check(Case(rows, block_size, page_size=16, heads=(4, 1)))
+    check_reference(Case(rows, block_size, page_size=16, heads=(4, 1)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("heads", "dim", "page_size", "tile", "splits"),
+    [
+        ((8, 2), 64, 64, Tile(64, 64, 4, 2), 1),
+        ((5, 1), 80, 32, Tile(16, 32, 1, 3), 3),
+        ((7, 1), 96, 256, Tile(64, 64, 4, 2), 2),
+        ((8, 1), 128, 128, Tile(128, 64, 8, 2), 1),
+        ((2, 2), 256, 16, Tile(16, 64, 4, 2), 2),
+    ],
+    ids=["64", "80, odd group", "96, odd group", "128", "256"],
+)
+def test_head_dimensions_pages_and_tiles(heads, dim, page_size, tile, splits, dtype) -> None:
+    rows = [(0, 37, 37), (130, 138, 138), (64, 72, 96), (200, 201, 201)]
+    check_kernel(Case(rows, 32, page_size, heads, dim, dtype), tile, splits)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="too slow in the interpreter")
+@pytest.mark.parametrize(
+    ("dtype", "dim"), [(torch.float16, 128), (torch.bfloat16, 128), (torch.bfloat16, 256), (torch.float32, 128)]
+)
+@pytest.mark.parametrize("rows", SERVING.values(), ids=SERVING)
+def test_gpu_shapes_of_serving_with_default_tiles(rows, dtype, dim) -> None:
+    for block_size in (1, 32):
+        out, expected = outputs(Case(rows, block_size, 32, (32, 8), dim, dtype), paged_attention, DEVICE)
+        assert agrees(out, expected), errors(out, expected)
+
+
+def padded(plan: AttentionPlan, rows: int, positions: int) -> AttentionPlan:
+    """The same step in the larger buffers of a CUDA graph."""
+
+    def extend(x: Tensor, length: int, value: int) -> Tensor:
+        return torch.cat([x, x.new_full((length - len(x), *x.shape[1:]), value)])
+
+    end = int(plan.first[-1])
+    return AttentionPlan(
+        first=extend(plan.first, rows + 1, end),
+        starts=extend(plan.starts, rows, 0),
+        visible=extend(plan.visible, rows, 0),
+        tables=extend(plan.tables, rows, 0),
+        slots=extend(plan.slots, positions, -1),
+        block_size=plan.block_size,
+        page_size=plan.page_size,
+        width=plan.width + 3,
+        reach=2 * plan.reach,
+    )
+
+
+@pytest.mark.parametrize("attention", [paged_attention_triton, paged_attention_reference])
+def test_surplus_rows_and_positions_change_nothing(attention: Attention) -> None:
+    def in_larger_buffers(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: AttentionPlan) -> Tensor:
+        larger = torch.cat([q, torch.full_like(q[:5], torch.nan)])
+        out = attention(larger, k_pages, v_pages, padded(plan, len(plan.starts) + 3, len(larger)))
+        return out[: len(q)]
+
+    rows = [(5, 9, 9), (0, 20, 20), (40, 41, 44)]
+    for some in (rows, rows[:1]):
+        out, expected = outputs(Case(some, 4, 8, dim=16, dtype=torch.float32), in_larger_buffers, DEVICE)
+        assert agrees(out, expected), errors(out, expected)
+
+
+@pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
+def test_gpu_graph_replays_with_other_lengths() -> None:
+    """Captured once, a step is replayed with whatever rows its buffers hold."""
+    rows = [
+        [(60, 68, 68), (0, 8, 8), (500, 504, 504)],
+        [(992, 1000, 1000), (300, 301, 301), (16, 24, 32)],
+        [(31, 33, 33), (7, 8, 8), (0, 1, 1)],
+    ]
+    steps = []
+    for seed, rows_of_step in enumerate(rows):
+
+        def keep(*arguments):
+            steps.append(arguments)
+            return paged_attention(*arguments)
+
+        _, expected = outputs(Case(rows_of_step, 32, 32, (8, 2), 128, torch.bfloat16, seed), keep, DEVICE)
+        steps[-1] += (expected,)
+    pages = max(len(step[1]) for step in steps)
+    n, table = max(len(step[0]) for step in steps), max(step[3].tables.shape[1] for step in steps)
+    q = torch.zeros(n, 8, 128, device=DEVICE, dtype=torch.bfloat16)
+    k, v = (torch.zeros(pages, 32, 2, 128, device=DEVICE, dtype=torch.bfloat16) for _ in "kv")
+    ints = {"device": DEVICE, "dtype": torch.int32}
+    static = AttentionPlan(
+        torch.zeros(4, **ints), torch.zeros(3, **ints), torch.zeros(3, **ints), torch.zeros(3, table, **ints),
+        torch.zeros(n, **ints), 32, 32, 8, 1024,
+    )  # fmt: skip
+    paged_attention(q, k, v, static)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = paged_attention(q, k, v, static)
+    for step_q, step_k, step_v, plan, expected in steps:
+        q[: len(step_q)], k[: len(step_k)], v[: len(step_v)] = step_q, step_k, step_v
+        for target, source in (
+            (static.first, plan.first),
+            (static.starts, plan.starts),
+            (static.visible, plan.visible),
+        ):
+            target.copy_(source)
+        static.tables[:, : plan.tables.shape[1]] = plan.tables
+        out.fill_(torch.nan)
+        graph.replay()
+        assert agrees(out[: len(step_q)], expected), errors(out[: len(step_q)], expected)
+
+
+def test_splits_fill_the_card_but_leave_no_crumbs() -> None:
+    cpu = torch.device("cpu")
+    assert default_splits(1000, 100_000, cpu) == 1
+    assert default_splits(1, 200, cpu) == 1
+    assert default_splits(1, 100_000, cpu) > 1
 
 
 def test_one_row_that_sees_everything_needs_no_mask_and_no_gather_of_queries() -> None:
     plan = plan_attention([64], [96], [96], [[5, 0, 9]], block_size=32, page_size=32, device="cpu")
-    [group] = plan.groups
-    assert (group.mask, group.queries, plan.restore) == (None, None, None)
+    [group] = plan.padded.groups
+    assert (group.mask, group.queries, plan.padded.restore) == (None, None, None)
     assert plan.slots.tolist() == list(range(9 * 32, 10 * 32))
 
 
@@ -123,7 +262,19 @@ def test_long_rows_are_not_padded_to_longer_ones() -> None:
     lengths = [100, 400, 5000]
     tables = [list(range(50))] * 3
     plan = plan_attention([n - 1 for n in lengths], lengths, lengths, tables, block_size=1, page_size=100, device="cpu")
-    assert sorted(group.span for group in plan.groups) == [400, 5000]
+    assert sorted(group.span for group in plan.padded.groups) == [400, 5000]
+
+
+def test_a_plan_is_a_few_numbers_a_row() -> None:
+    plan = plan_attention(
+        [4, 30], [9, 31], [9, 40], [[2, 7, 3], [1, 0, 5, 6]], block_size=4, page_size=10, device="cpu"
+    )
+    assert plan.first.tolist() == [0, 5, 6]
+    assert plan.starts.tolist() == [4, 30]
+    assert plan.visible.tolist() == [9, 40]
+    assert plan.tables.tolist() == [[2, 7, 3, 0], [1, 0, 5, 6]]
+    assert plan.slots.tolist() == [24, 25, 26, 27, 28, 60]
+    assert (plan.width, plan.reach) == (5, 40)
 
 
 @pytest.mark.parametrize(

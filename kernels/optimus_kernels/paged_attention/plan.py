@@ -1,77 +1,57 @@
-"""What one step's attention will read and write, worked out once on the host for all layers.
+"""What one step's attention reads and writes: a few numbers a row, which the kernel turns into addresses on the device.
 
-The plan/run split is flashinfer's: ``plan_attention`` turns lengths and page tables into index tensors, and
-the layers only run gathers and matrix products.
+Everything is int32 and has a shape that the host knows in advance, so that a CUDA graph can keep a plan in static
+buffers: surplus rows have no positions, surplus positions have slot -1, and ``width`` and ``reach`` are upper bounds.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-# Rows whose key counts differ by more than a factor of two are not padded to each other, except below this
-# count, where one more call costs more than the padding.
-_SMALL_SPAN = 512
-
-_Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """Rows that run as one padded attention call of ``rows x width`` queries and ``rows x span`` keys.
-
-    Attributes:
-        queries: LongTensor [rows * width], index of each padded query in the step's flat positions; short
-            rows repeat their last query. None when the group is the whole step without padding.
-        keys: LongTensor [rows * span], flat cache slot of each padded key; short rows repeat their first key,
-            so that only slots that have been written are ever read.
-        mask: BoolTensor, True where a query sees a key: [rows, 1, width, span], or [rows, 1, 1, span] when
-            all queries of a row see the same keys, or None when every query sees all ``span`` keys.
-        uniform: whether all queries of a row see the same keys.
-    """
-
-    rows: int
-    width: int
-    span: int
-    queries: Tensor | None
-    keys: Tensor
-    mask: Tensor | None
-    uniform: bool
+from optimus_kernels.paged_attention.groups import PaddedGroups, pad_rows
 
 
 @dataclass(frozen=True)
 class AttentionPlan:
-    """The reads and writes of one step, complete when made.
+    """One step's rows.
 
     Attributes:
-        slots: LongTensor [n], flat cache slot (page * page_size + offset) of each position's K and V.
-        groups: the padded calls that cover all rows.
-        restore: LongTensor [n], where each position's output lies in the groups' concatenated outputs; None
-            when they are already in order.
+        first: int32 [rows + 1], where each row's positions begin among the step's ``n``, and where the last ends.
+        starts: int32 [rows], each row's first position.
+        visible: int32 [rows], keys from here on are seen by none of the row's queries.
+        tables: int32 [rows, pages], each row's page ids in order of position; ids that no visible key needs may be
+            anything.
+        slots: int32 [n], flat cache slot (page * page_size + offset) of each position's K and V; -1 is nowhere.
+        width, reach: no row has more positions, no row sees more keys.
     """
 
+    first: Tensor
+    starts: Tensor
+    visible: Tensor
+    tables: Tensor
     slots: Tensor
-    groups: tuple[RowGroup, ...]
-    restore: Tensor | None
+    block_size: int
+    page_size: int
+    width: int
+    reach: int
 
-
-@dataclass(frozen=True)
-class _Row:
-    """One row on the host: queries [start, stop), where they begin in the step, and the slots of its keys."""
-
-    start: int
-    stop: int
-    offset: int
-    key_slots: _Ints
-    uniform: bool
-
-    @property
-    def width(self) -> int:
-        return self.stop - self.start
+    @cached_property
+    def padded(self) -> PaddedGroups:
+        """The index tensors of the torch reference, worked out once for all layers."""
+        return pad_rows(
+            self.first,
+            self.starts,
+            self.visible,
+            self.tables,
+            positions=len(self.slots),
+            block_size=self.block_size,
+            page_size=self.page_size,
+        )
 
 
 def plan_attention(
@@ -100,89 +80,44 @@ def plan_attention(
         page_tables: per row, its page ids in order of position; may be longer than needed.
         block_size: positions that see each other both ways; 1 is causal attention.
         page_size: positions per page.
-        device: where the plan's tensors go.
+        device: where the plan's tensors go, in one copy.
 
     Raises:
         ValueError: no rows, an empty row, ``visible < stop``, or a page table shorter than ``visible``.
     """
-    rows: list[_Row] = []
-    slots: list[_Ints] = []
-    offset = 0
     for start, stop, visible, table in zip(starts, stops, visibles, page_tables, strict=True):
         if not 0 <= start < stop <= visible:
             raise ValueError(f"a row needs 0 <= start < stop <= visible, got {start}, {stop}, {visible}")
         if len(table) * page_size < visible:
             raise ValueError(f"{len(table)} pages of {page_size} cannot hold {visible} visible positions")
-        pages = np.asarray(table[: -(-visible // page_size)], dtype=np.int64)
-        row_slots = (pages[:, None] * page_size + np.arange(page_size)).reshape(-1)
-        slots.append(row_slots[start:stop])
-        seen_by_last = min(visible, _block_end(stop - 1, block_size))
-        uniform = seen_by_last <= _block_end(start, block_size)
-        rows.append(_Row(start, stop, offset, row_slots[:seen_by_last], uniform))
-        offset += stop - start
-    if not rows:
+    if not starts:
         raise ValueError("a step needs at least one row")
 
-    buckets: dict[tuple[int, int, bool], list[_Row]] = defaultdict(list)
-    for row in rows:
-        span = max(_SMALL_SPAN, _next_power_of_two(len(row.key_slots)))
-        buckets[_next_power_of_two(row.width), span, row.uniform].append(row)
+    rows, reach = len(starts), max(visibles)
+    origins = np.asarray(starts, dtype=np.int32)
+    widths = np.asarray(stops, dtype=np.int32) - origins
+    first = np.concatenate([np.zeros(1, np.int32), widths.cumsum(dtype=np.int32)])
+    tables = np.zeros((rows, -(-reach // page_size)), dtype=np.int32)
+    for padded, table in zip(tables, page_tables, strict=True):
+        used = table[: len(padded)]
+        padded[: len(used)] = used
+    # [n]: each position's row and its place in the sequence
+    owner = np.repeat(np.arange(rows), widths)
+    position = np.arange(first[-1], dtype=np.int32) - first[owner] + origins[owner]
+    slots = tables[owner, position // page_size] * page_size + position % page_size
 
-    restore = np.empty(offset, dtype=np.int64)
-    base = 0
-    groups: list[RowGroup] = []
-    for members in buckets.values():
-        width = max(row.width for row in members)
-        for row in members:
-            restore[row.offset : row.offset + row.width] = np.arange(base, base + row.width)
-            base += width
-        in_order = len(buckets) == 1 and len(members) * width == offset
-        groups.append(_group(members, width, block_size, in_order=in_order, device=device))
+    parts = [first, origins, np.asarray(visibles, dtype=np.int32), tables.reshape(-1), slots]
+    packed = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
+    ends = np.cumsum([0] + [len(part) for part in parts]).tolist()
+    on_device = [packed[begin:end] for begin, end in pairwise(ends)]
     return AttentionPlan(
-        slots=_to(np.concatenate(slots), device),
-        groups=tuple(groups),
-        restore=None if groups[0].queries is None else _to(restore, device),
+        first=on_device[0],
+        starts=on_device[1],
+        visible=on_device[2],
+        tables=on_device[3].view(tables.shape),
+        slots=on_device[4],
+        block_size=block_size,
+        page_size=page_size,
+        width=int(widths.max()),
+        reach=reach,
     )
-
-
-def _group(members: list[_Row], width: int, block_size: int, *, in_order: bool, device: torch.device | str) -> RowGroup:
-    span = max(len(row.key_slots) for row in members)
-    uniform = members[0].uniform
-    # [rows, width]: each padded query's place in its row
-    places = np.minimum(np.arange(width), np.array([[row.width - 1] for row in members]))
-    offsets = np.array([[row.offset] for row in members])
-    lengths = np.array([len(row.key_slots) for row in members])
-    keys = np.empty((len(members), span), dtype=np.int64)
-    for padded, row in zip(keys, members, strict=True):
-        padded[: len(row.key_slots)] = row.key_slots
-        padded[len(row.key_slots) :] = row.key_slots[0]
-
-    mask: NDArray[np.bool_] | None = None
-    if not uniform:
-        positions = np.array([[row.start] for row in members]) + places
-        # [rows, width]: the number of keys each query sees
-        seen = np.minimum((positions // block_size + 1) * block_size, lengths[:, None])
-        mask = np.arange(span) < seen[:, None, :, None]
-    elif lengths.min() < span:
-        mask = np.arange(span) < lengths[:, None, None, None]
-    return RowGroup(
-        rows=len(members),
-        width=width,
-        span=span,
-        queries=None if in_order else _to((offsets + places).reshape(-1), device),
-        keys=_to(keys.reshape(-1), device),
-        mask=None if mask is None else _to(mask, device),
-        uniform=uniform,
-    )
-
-
-def _block_end(position: int, block_size: int) -> int:
-    return (position // block_size + 1) * block_size
-
-
-def _next_power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
-
-
-def _to(array: NDArray[np.int64] | NDArray[np.bool_], device: torch.device | str) -> Tensor:
-    return torch.from_numpy(array).to(device)

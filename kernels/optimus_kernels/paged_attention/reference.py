@@ -4,24 +4,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from optimus_kernels.paged_attention.plan import AttentionPlan, RowGroup
-
-
-def write_kv_reference(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, plan: AttentionPlan) -> None:
-    """Store K and V [n, Hkv, D] of the step's positions in their slots, in place."""
-    k_pages.flatten(0, 1).index_copy_(0, plan.slots, k)
-    v_pages.flatten(0, 1).index_copy_(0, plan.slots, v)
+from optimus_kernels.paged_attention.groups import RowGroup
+from optimus_kernels.paged_attention.plan import AttentionPlan
 
 
 def paged_attention_reference(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: AttentionPlan) -> Tensor:
     """One padded SDPA call per group of similar rows; [n, Hq, D] -> [n, Hq, D]."""
+    padded = plan.padded
     # [pages * page_size, Hkv, D]
     k_slots, v_slots = k_pages.flatten(0, 1), v_pages.flatten(0, 1)
-    outputs = [_attend(q, k_slots, v_slots, group) for group in plan.groups]
-    if plan.restore is None:
+    outputs = [_attend(q, k_slots, v_slots, group) for group in padded.groups]
+    if padded.restore is None:
         return outputs[0]
-    padded = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return padded.index_select(0, plan.restore)
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).index_select(0, padded.restore)
 
 
 def _attend(q: Tensor, k_slots: Tensor, v_slots: Tensor, group: RowGroup) -> Tensor:

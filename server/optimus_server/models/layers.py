@@ -12,7 +12,8 @@ def parameter(*shape: int) -> nn.Parameter:
 def rope_tables(positions: int, head_dim: int, theta: float, *, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Cosines and signed sines of the half-split ("neox") rotary embedding: [positions, 2, head_dim].
 
-    ``x * table[:, 0] + swap_halves(x) * table[:, 1]`` rotates x: the first half of the sines is negative.
+    ``x * table[:, 0] + swap_halves(x) * table[:, 1]`` rotates x (``norm_rotate_store``): the first half of the
+    sines is negative.
 
     Angles are computed in fp32 for every dtype, as transformers does: checkpoints are trained with them.
     """
@@ -20,9 +21,3 @@ def rope_tables(positions: int, head_dim: int, theta: float, *, device: torch.de
     angles = torch.arange(positions, device=device).float()[:, None] * (1.0 / theta**exponents)
     cos, sin = angles.cos(), angles.sin()
     return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1).to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
-    """Apply the rotary embedding to x [n, heads, head_dim] with tables [n, 1, head_dim]."""
-    swapped = x.roll(x.shape[-1] // 2, -1)
-    return (x * cos).addcmul_(swapped, signed_sin)

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimus_kernels.paged_attention import AttentionPlan, paged_attention, write_kv
+from optimus_kernels.gate import silu_mul
+from optimus_kernels.norm import rms_norm
+from optimus_kernels.paged_attention import AttentionPlan, paged_attention
+from optimus_kernels.rotary import norm_rotate_store
 from optimus_server.models.cache import KVCache
 from optimus_server.models.config import ModelConfig
-from optimus_server.models.layers import parameter, rope_tables, rotate
+from optimus_server.models.layers import parameter, rope_tables
 
 
 class DecoderLayer(nn.Module):
@@ -25,7 +28,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.head_dim = config.head_dim
         self.eps = config.rms_norm_eps
         hidden, qk_heads = config.hidden_size, config.heads + config.kv_heads
         bias = config.attention_bias
@@ -40,22 +43,28 @@ class DecoderLayer(nn.Module):
         self.gate_up = parameter(2 * config.intermediate_size, hidden)
         self.down = parameter(hidden, config.intermediate_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, pages: tuple[Tensor, Tensor], plan: AttentionPlan) -> Tensor:
-        """x [n, hidden] -> [n, hidden]."""
-        n, qk_heads = x.shape[0], self.heads + self.kv_heads
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        rope: Tensor,
+        positions: Tensor,
+        pages: tuple[Tensor, Tensor],
+        plan: AttentionPlan,
+    ) -> tuple[Tensor, Tensor]:
+        """x and the residual it is yet to be added to, both [n, hidden] -> the same for the next layer.
+
+        The norms add: they read and write these values anyway.
+        """
+        n = x.shape[0]
+        normed, residual = rms_norm(x, self.attention_norm, self.eps, residual)
         # [n, heads + 2 * kv_heads, head_dim]
-        qkv = F.linear(_rms_norm(x, self.attention_norm, self.eps), self.qkv, self.qkv_bias)
-        qkv = qkv.view(n, -1, self.head_dim)
-        qk, v = qkv[:, :qk_heads], qkv[:, qk_heads:]
-        qk = F.rms_norm(qk, (self.head_dim,), eps=self.eps) * self.qk_norm.view(qk_heads, -1)
-        qk = rotate(qk, cos, sin)
-        q, k = qk[:, : self.heads], qk[:, self.heads :]
-        write_kv(k, v, *pages, plan)
+        qkv = F.linear(normed, self.qkv, self.qkv_bias).view(n, -1, self.head_dim)
+        qk_norm = self.qk_norm.view(-1, self.head_dim)
+        q = norm_rotate_store(qkv, qk_norm, self.eps, rope, positions, plan.slots, *pages)
         attended = paged_attention(q, *pages, plan).view(n, -1)
-        # addmm adds the residual inside the matrix product
-        x = torch.addmm(x if self.out_bias is None else x + self.out_bias, attended, self.out.t())
-        gate, up = F.linear(_rms_norm(x, self.mlp_norm, self.eps), self.gate_up).chunk(2, -1)
-        return torch.addmm(x, F.silu(gate).mul_(up), self.down.t())
+        normed, residual = rms_norm(F.linear(attended, self.out, self.out_bias), self.mlp_norm, self.eps, residual)
+        return F.linear(silu_mul(F.linear(normed, self.gate_up)), self.down), residual
 
 
 class Qwen3(nn.Module):
@@ -115,19 +124,12 @@ class Qwen3(nn.Module):
         Returns:
             [n, hidden], before the final norm, which ``logits`` applies to the rows that need it.
         """
-        x = F.embedding(ids, self.embedding)
-        cos, sin = self.rope.index_select(0, positions).unbind(1)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        x, residual = F.embedding(ids, self.embedding), None
         for layer, pages in zip(self.layers, kv.layers, strict=True):
-            x = layer(x, cos, sin, pages, plan)
-        return x
+            x, residual = layer(x, residual, self.rope, positions, pages, plan)
+        return x if residual is None else x + residual
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden [m, hidden] -> [m, vocab]."""
-        return F.linear(_rms_norm(hidden, self.norm, self.config.rms_norm_eps), self.head)
-
-
-def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMS norm, computed in fp32 for the half types and in x's own type otherwise."""
-    return F.rms_norm(x, (x.shape[-1],), weight, eps)
+        return F.linear(rms_norm(hidden, self.norm, self.config.rms_norm_eps)[0], self.head)

@@ -1,0 +1,1 @@
+"""Correctness and speed of the kernels on a GPU: ``python -m optimus_kernels.bench --json FILE``."""

@@ -1,0 +1,76 @@
+"""The benchmark finds what is wrong; its timings need a GPU."""
+
+import pytest
+import torch
+
+from optimus_kernels.bench.check import agrees, errors
+
+pytest.importorskip("triton")
+from optimus_kernels.bench import attention, small
+
+
+def test_errors_are_relative_to_the_references_size():
+    expected = torch.tensor([10.0, -10.0])
+    assert errors(expected + torch.tensor([0.0, 1.0]), expected) == pytest.approx((0.1 / 2**0.5, 0.1))
+    assert agrees(expected.half(), expected)
+    assert not agrees((expected * 1.01).half(), expected)
+
+
+def test_nan_never_agrees():
+    assert not agrees(torch.tensor([1.0, torch.nan]), torch.ones(2))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(attention, "_FOOTPRINT", 1)
+    for name, value in {
+        "HIDDEN": 64,
+        "FFN": 48,
+        "VOCAB": 200,
+        "DIM": 16,
+        "HEADS": 4,
+        "KV_HEADS": 2,
+        "N": 20,
+        "ROWS": 8,
+    }.items():
+        monkeypatch.setattr(small, name, value)
+
+
+LOAD = attention.Load("tiny", ((8, 40), (1, 33)), page_size=16)
+
+
+def test_right_kernels_pass(tiny):
+    assert attention.check(LOAD, attention.Tile(16, 16, 1, 1), 2, torch.float16) is None
+    assert small.check(torch.float16) == []
+
+
+def test_wrong_kernels_are_named(tiny, monkeypatch):
+    right = attention.paged_attention_triton
+    monkeypatch.setattr(attention, "paged_attention_triton", lambda *args, **kwargs: 1.1 * right(*args, **kwargs))
+    assert "tiny" in attention.check(LOAD, attention.Tile(64, 64, 4, 1), 1, torch.float16)
+    monkeypatch.setattr(small, "silu_mul_triton", lambda x: 2 * small.silu_mul_reference(x))
+    monkeypatch.setattr(small, "choose_triton", lambda *args, **kwargs: wrong_choice(*args, **kwargs))
+    names = " ".join(small.check(torch.float16))
+    assert "gate" in names
+    assert "greedy tokens" in names
+    assert "drawn tokens" in names
+
+
+def wrong_choice(*args, **kwargs):
+    token, confidence, entropy = small.choose_reference(*args, **kwargs)
+    return (token + 1) % small.VOCAB, confidence, entropy
+
+
+def test_a_loads_work_is_counted_by_hand():
+    load = attention.Load("", ((4, 4), (2, 34)))
+    assert load.positions == 6
+    assert load.kv_bytes == 38 * 2 * 8 * 128 * 2
+    # queries 0 to 3 see 4 keys each, 32 and 33 see 34
+    assert load.flops == 4 * (4 * 4 + 2 * 34) * 32 * 128
+
+
+def test_every_load_tries_what_the_kernel_would_choose_first():
+    for load in (*attention.DECODE, *attention.PREFILL):
+        first, *others = attention.variants(load)
+        assert first == (None, None)
+        assert others
