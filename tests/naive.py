@@ -38,6 +38,9 @@ def naive_block(
     transfer: int = 1,
     entropy_bound: float = 0.35,
     temperature: float = 0.0,
+    repetition: float = 1.0,
+    frequency: float = 0.0,
+    presence: float = 0.0,
     draw: Draw | None = None,
 ) -> tuple[list[int], int]:
     """Decode block by block; returns the new tokens and the number of denoising forwards.
@@ -45,6 +48,7 @@ def naive_block(
     Args:
         draw: chooses a token from (probabilities [vocab] at ``temperature``, step, position); needed when
             ``temperature`` is not 0. Confidence is the chosen token's probability.
+        repetition, frequency, presence: penalties on what was known before the step; the last two on the answer only.
     """
     end = len(prompt_ids) + max_new_tokens
     canvas = -(-end // block_size) * block_size
@@ -63,6 +67,11 @@ def naive_block(
         block_end = (frontier // block_size + 1) * block_size
         masks = [p for p in range(frontier, block_end) if not known[p]]
         logits = naive_logits(model, tokens[:block_end], block_size)[[p - shift for p in masks]]
+        said = [tokens[p] for p in range(len(prompt_ids), canvas) if known[p]]
+        for token in {*prompt_ids, *said}:
+            column = logits[:, token]
+            column = torch.where(column < 0, column * repetition, column / repetition)
+            logits[:, token] = column - said.count(token) * frequency - (token in said) * presence
         logits[:, mask_id] = -torch.inf
         logprobs = (logits / (temperature or 1)).log_softmax(-1)
         probs = logprobs.exp()

@@ -2,13 +2,21 @@ import functools
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from optimus_server.engine.engine import Engine, EngineOptions
-from optimus_server.engine.request import Committed, Failed, Finished, Params, Request
+from optimus_server.engine.request import Commits, Committed, Failed, Finished, Params, Request
 from optimus_server.models.loader import load_model
 from tests.tiny import reference_model, tiny_checkpoint
+
+
+def commits(positions, ids=None):
+    """What a model could have committed at ``positions``: zeros, unless ``ids`` says otherwise."""
+    positions = np.array(positions, dtype=np.int64)
+    ids = np.zeros_like(positions) if ids is None else np.array(ids, dtype=np.int64)
+    return Commits(positions, ids, np.full(len(ids), -0.5), valid=True, offered=len(ids))
 
 
 class Tiny:
@@ -29,6 +37,7 @@ class Tiny:
         )
 
     def request(self, name, prompt, **params):
+        params.setdefault("chunk", 16)
         stop = params.pop("stop_ids", self.config.eos_token_ids)
         return Request(
             name,
@@ -50,6 +59,19 @@ def tiny():
         yield make
 
 
+def check_alternatives(request, event):
+    """Best first, as many as asked for; greedy decoding takes the first, so the two log-probabilities agree."""
+    wanted = request.params.top_n
+    assert len(event.top) == (len(event.ids) if wanted else 0)
+    for token, logprob, best in zip(event.ids, event.logprobs, event.top, strict=True) if wanted else ():
+        assert len(best) == wanted
+        assert [value for _, value in best] == sorted((value for _, value in best), reverse=True)
+        if request.params.temperature == 0:
+            assert best[0] == (token, pytest.approx(logprob, abs=1e-9))
+        elif token in dict(best):
+            assert dict(best)[token] == pytest.approx(logprob, abs=1e-9)
+
+
 def finish(engine, requests, arrivals=None):
     """Run requests to their ends, each added before step ``arrivals[i]``; ids, events by request name.
 
@@ -58,6 +80,7 @@ def finish(engine, requests, arrivals=None):
     arrivals = arrivals or [0] * len(requests)
     pending = sorted(zip(arrivals, range(len(requests)), strict=True))
     answers = {request.id: [] for request in requests}
+    by_name = {request.id: request for request in requests}
     ends = {}
     step = 0
     while pending or engine.busy:
@@ -68,6 +91,7 @@ def finish(engine, requests, arrivals=None):
             match event:
                 case Committed(ids, logprobs):
                     assert len(ids) == len(logprobs) > 0
+                    check_alternatives(by_name[name], event)
                     answers[name].extend(ids)
                 case Finished() | Failed():
                     ends[name] = event

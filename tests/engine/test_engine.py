@@ -61,6 +61,36 @@ def test_a_failing_forward_fails_its_own_requests_only(tiny, monkeypatch, caplog
     assert engine.pool.available == 64
 
 
+def test_a_row_that_cannot_be_applied_fails_its_own_request_only(tiny, monkeypatch, caplog):
+    model = tiny()
+    engine = model.engine()
+    good, bad = (model.request(name, [1, 2, 3], max_new_tokens=8, stop_ids=()) for name in ("good", "bad"))
+    monkeypatch.setattr(bad, "apply", lambda *result: 1 / 0)
+    events = []
+    for request in (good, bad):
+        engine.add(request)
+    while engine.busy:
+        events += engine.step()
+    ends = {name: event for name, event in events if isinstance(event, Failed | Finished)}
+    assert isinstance(ends["bad"], Failed)
+    assert "ZeroDivisionError" in ends["bad"].message
+    assert ends["good"].reason == "length"
+    engine.check()
+    assert engine.pool.available == 64
+
+
+def test_no_request_depends_on_what_is_learned(tiny, monkeypatch, caplog):
+    model = tiny()
+    engine = model.engine()
+    monkeypatch.setattr(engine.controller, "learn", lambda *seen: 1 / 0)
+    engine.add(model.request("r", [1, 2, 3], max_new_tokens=8, stop_ids=()))
+    events = []
+    while engine.busy:
+        events += engine.step()
+    assert events[-1][1].reason == "length"
+    assert "was not learned from" in caplog.text
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_outputs_that_are_no_numbers_fail_the_request_they_belong_to(tiny, monkeypatch, temperature):
     model = tiny()

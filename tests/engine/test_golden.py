@@ -37,6 +37,10 @@ def params(rng, policy="block"):
         "transfer": int(rng.integers(1, 4)),
         "entropy_bound": float(rng.choice([0.35, 2.0])),
         "temperature": float(rng.choice([0, 0, 0.8])),
+        "repetition_penalty": float(rng.choice([1, 1, 1.3, 0.8])),
+        "frequency_penalty": float(rng.choice([0, 0, 0.5, -1.5])),
+        "presence_penalty": float(rng.choice([0, 0, 1.0])),
+        "top_n": int(rng.choice([0, 0, 2, 5])),
         "seed": int(rng.integers(2**63)),
     }
 
@@ -61,6 +65,9 @@ def truth(model, prompt, p):
         transfer=p["transfer"],
         entropy_bound=p["entropy_bound"],
         temperature=p["temperature"],
+        repetition=p["repetition_penalty"],
+        frequency=p["frequency_penalty"],
+        presence=p["presence_penalty"],
         draw=draw,
     )
 

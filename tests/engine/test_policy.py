@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from optimus_server.engine.policy import next_row
 from optimus_server.engine.request import POLICIES, Params, Request
+from tests.engine.conftest import commits
 
 HUGE = 10**9
 
@@ -32,7 +33,7 @@ def run(request, rng, budget=HUGE, restart=-1):
         if len(offered) and not keep.any():
             keep[rng.integers(len(offered))] = True
         chosen = offered[keep]
-        request.apply(row, chosen, np.full(len(chosen), 7), np.zeros(len(chosen)))
+        request.apply(row.start, row.stop, commits(chosen, [7] * len(chosen)))
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_the_first_row_of_masks_carries_the_prompts_tail(policy, shift, expected
     request = make(policy, 8, shift=shift)
     prefill = next_row(request, 64)
     assert (prefill.start, prefill.stop) == (0, 64)
-    request.apply(prefill, *(np.zeros(0, dtype=np.int64),) * 2, np.zeros(0))
+    request.apply(prefill.start, prefill.stop, commits([]))
     row = next_row(request, 0)
     assert (row.start, row.stop) == expected
 

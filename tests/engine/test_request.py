@@ -1,7 +1,8 @@
-import numpy as np
 import pytest
 
-from optimus_server.engine.request import Committed, Finished, Params, Request, Row
+from optimus_server.engine.request import Committed, Finished, Params, Request
+from optimus_server.engine.step import Row
+from tests.engine.conftest import commits
 
 
 def request(prompt, *, new=8, block=4, shift=0, **params):
@@ -11,9 +12,8 @@ def request(prompt, *, new=8, block=4, shift=0, **params):
 
 def commit(request, start, stop, tokens):
     """Apply a row that commits ``tokens``: position -> id."""
-    positions = np.array(sorted(tokens), dtype=np.int64)
-    ids = np.array([tokens[p] for p in sorted(tokens)], dtype=np.int64)
-    return request.apply(Row(request, start, stop, stop), positions, ids, np.full(len(ids), -0.5))
+    ordered = sorted(tokens)
+    return request.apply(start, stop, commits(ordered, [tokens[p] for p in ordered]))
 
 
 def test_only_the_committed_prefix_is_told():

@@ -6,19 +6,26 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from optimus_server.engine.blocks import BlockPool
+from optimus_server.engine.elastic.controller import Controller
+from optimus_server.engine.elastic.latency import LatencyModel, Profile
+from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.request import POLICIES, Params, Request
 from optimus_server.engine.scheduler import PATIENCE, Scheduler
+from tests.engine.conftest import commits
 
 BLOCK = 4
 
 
 def make(name, prompt=10, new=10, **params):
     ids = tuple(int(x) for x in np.random.default_rng(prompt).integers(0, 50, prompt))
+    params.setdefault("chunk", 16)
     return Request(name, ids, Params(max_new_tokens=new, **params), block_size=BLOCK, shift=0)
 
 
 def scheduler(pages=64, max_rows=8, prefill_budget=32):
-    return Scheduler(BlockPool(pages, BLOCK, BLOCK), max_rows=max_rows, prefill_budget=prefill_budget)
+    latency, yields = LatencyModel(Profile.unmeasured()), YieldModel(BLOCK, 0)
+    controller = Controller(latency, yields, block_size=BLOCK, prefill_budget=prefill_budget)
+    return Scheduler(BlockPool(pages, BLOCK, BLOCK), controller, max_rows=max_rows)
 
 
 def apply(sched, step, rng):
@@ -27,7 +34,7 @@ def apply(sched, step, rng):
         offered = row.candidates()
         count = min(len(offered), int(rng.integers(1, 4)))
         chosen = np.sort(rng.permutation(offered)[:count])
-        row.request.apply(row, chosen, np.zeros(count, dtype=np.int64), np.zeros(count))
+        row.request.apply(row.start, row.stop, commits(chosen))
         sched.publish(row.request)
         if row.request.finished:
             sched.remove(row.request)

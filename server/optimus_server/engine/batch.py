@@ -1,5 +1,6 @@
 """A step's rows -> the tensors of one forward, complete when made."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from optimus_kernels.paged_attention import AttentionPlan, plan_attention
-from optimus_server.engine.request import UNMASK_RULES, Row, Step
-from optimus_server.engine.sampling import SamplingPlan, uniform
+from optimus_server.engine.request import UNMASK_RULES, Request
+from optimus_server.engine.sampling import Penalties, SamplingPlan, uniform
+from optimus_server.engine.step import Row, Step
 from optimus_server.engine.unmask import UnmaskPlan
 
 
@@ -94,20 +96,56 @@ def _sampling_plan(
         if params.temperature > 0:
             sampled.append(np.arange(offset, offset + count))
             top_k = min(params.top_k, vocab_size) or vocab_size
-            per_mask.append(np.tile([params.temperature, top_k, params.top_p], (count, 1)))
+            per_mask.append(np.tile([params.temperature, top_k, params.top_p, params.typical_p], (count, 1)))
             counters = (np.full(count, params.seed, np.uint64), np.full(count, row.request.steps, np.uint64))
             noise.append(uniform(*counters, offered.astype(np.uint64)))
         offset += count
-    values = np.concatenate([np.zeros((0, 3)), *per_mask])
+    values = np.concatenate([np.zeros((0, 4)), *per_mask])
     put = partial(_put, device=device)
     return SamplingPlan(
         sampled=put(np.concatenate([np.zeros(0, np.int64), *sampled])),
         temperature=put(values[:, 0]),
         top_k=put(values[:, 1].astype(np.int64)),
         top_p=put(values[:, 2]),
+        typical_p=put(values[:, 3]),
         uniform=put(np.concatenate([np.zeros(0), *noise])),
+        typical=bool((values[:, 3] < 1).any()),
         entropy=any(row.request.params.unmask == "entropy_bounded" for row in rows),
+        top_n=max(row.request.params.top_n for row in rows),
+        penalties=_penalties(rows, masks, put),
     )
+
+
+def _penalties(
+    rows: tuple[Row, ...],
+    masks: tuple[NDArray[np.int64], ...],
+    put: Callable[[NDArray[np.int64] | NDArray[np.float64]], Tensor],
+) -> Penalties | None:
+    first = np.cumsum([0] + [len(offered) for offered in masks])
+    whose = [i for i, row in enumerate(rows) if row.request.params.penalised and len(masks[i])]
+    if not whose:
+        return None
+    entries = [_entries(rows[i].request) for i in whose]
+    lengths = [len(ids) for ids, _, _ in entries]
+    return Penalties(
+        mask=put(np.concatenate([np.arange(first[i], first[i + 1]) for i in whose])),
+        row=put(np.repeat(np.arange(len(whose)), [len(masks[i]) for i in whose])),
+        entry_row=put(np.repeat(np.arange(len(whose)), lengths)),
+        entry_id=put(np.concatenate([ids for ids, _, _ in entries])),
+        divide=put(np.concatenate([divide for _, divide, _ in entries])),
+        subtract=put(np.concatenate([subtract for _, _, subtract in entries])),
+        rows=len(whose),
+    )
+
+
+def _entries(request: Request) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The tokens a request has committed, by what their logits are divided, and what is taken from them."""
+    params, committed, prompt = request.params, request.committed, request.prompt_len
+    ids = np.unique(request.tokens[committed])
+    said, counts = np.unique(request.tokens[prompt:][committed[prompt:]], return_counts=True)
+    subtract = np.zeros(len(ids))
+    subtract[np.searchsorted(ids, said)] = counts * params.frequency_penalty + params.presence_penalty
+    return ids, np.full(len(ids), params.repetition_penalty), subtract
 
 
 def _unmask_plan(

@@ -67,7 +67,7 @@ class BlockPool:
         return len(self._free) + len(self._idle) * (self.unit // self.page_size)
 
     def pages_for(self, positions: int) -> int:
-        return math.ceil(positions / self.page_size)
+        return -(-positions // self.page_size)
 
     def open(self, tokens: Tokens) -> Lease:
         """A lease that shares the longest cached prefix of ``tokens``, in whole units."""
@@ -85,6 +85,8 @@ class BlockPool:
     def grow(self, lease: Lease, positions: int) -> bool:
         """Make the lease's table cover ``positions``; False, and nothing changed, if there are not enough pages."""
         missing = self.pages_for(positions) - len(lease.table)
+        if missing <= 0:
+            return True
         if missing > self.available:
             return False
         while len(self._free) < missing:

@@ -1,14 +1,22 @@
-"""The engine: schedule, pack, run, apply, emit."""
+"""The engine: schedule, run, apply, learn, emit."""
 
 import logging
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from optimus_server.engine.batch import pack
 from optimus_server.engine.blocks import BlockPool
-from optimus_server.engine.request import Event, Failed, Finished, Request, Step
+from optimus_server.engine.elastic.controller import Controller
+from optimus_server.engine.elastic.latency import LatencyModel, Profile
+from optimus_server.engine.elastic.yields import YieldModel
+from optimus_server.engine.request import Commits, Event, Failed, Finished, Request
 from optimus_server.engine.runner import Runner
 from optimus_server.engine.scheduler import Scheduler
+from optimus_server.engine.step import Row, Step
+from optimus_server.engine.telemetry import Feed, RowTrace, StepTrace
 from optimus_server.errors import InvalidRequest
+from optimus_server.models.config import ModelConfig
 from optimus_server.models.loader import LoadedModel
 
 logger = logging.getLogger(__name__)
@@ -24,6 +32,9 @@ class EngineOptions:
         prefill_budget: positions of prompt one step may compute, at least one block; a row that also offers masks is
             never cut, so a step may exceed it by that row.
         share_prefix: keep a prefix cache.
+        profile: step times of this model on this device, as far as they are known.
+        tpot_s: target for the time per output token, seconds; None is none.
+        ragged: whether requests of one step may differ in chunk size.
     """
 
     pages: int
@@ -31,6 +42,17 @@ class EngineOptions:
     max_rows: int = 64
     prefill_budget: int = 512
     share_prefix: bool = True
+    profile: Profile = field(default_factory=Profile.unmeasured)
+    tpot_s: float | None = None
+    ragged: bool = True
+
+
+class StepRunner(Protocol):
+    """What computes a step: ``Runner``, or a simulation of one."""
+
+    config: ModelConfig
+
+    def run(self, step: Step) -> list[Commits]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +77,35 @@ class Engine:
         ...         print(request_id, event)
     """
 
-    def __init__(self, model: LoadedModel, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        model: LoadedModel | StepRunner,
+        options: EngineOptions,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         if options.prefill_budget < model.config.block_size:
             raise ValueError(f"prefill_budget must be at least the block size, {model.config.block_size}")
         if options.max_rows < 1:
             raise ValueError("max_rows must be at least 1")
-        self.config = model.config
+        self.config = config = model.config
         self.options = options
-        self.pool = BlockPool(options.pages, options.page_size, model.config.block_size, share=options.share_prefix)
-        self.scheduler = Scheduler(self.pool, max_rows=options.max_rows, prefill_budget=options.prefill_budget)
-        self.runner = Runner(model, pages=options.pages, page_size=options.page_size)
+        self.pool = BlockPool(options.pages, options.page_size, config.block_size, share=options.share_prefix)
+        self.controller = Controller(
+            LatencyModel(options.profile),
+            YieldModel(config.block_size, config.logit_shift),
+            block_size=config.block_size,
+            prefill_budget=options.prefill_budget,
+            tpot_s=options.tpot_s,
+            ragged=options.ragged,
+        )
+        self.scheduler = Scheduler(self.pool, self.controller, max_rows=options.max_rows)
+        self.runner: StepRunner = (
+            Runner(model, pages=options.pages, page_size=options.page_size) if isinstance(model, LoadedModel) else model
+        )
+        self.feed = Feed()
+        self.steps = 0
+        self._clock = clock
         self._requests: dict[str, Request] = {}
         self._events: list[tuple[str, Event]] = []
 
@@ -100,11 +141,16 @@ class Engine:
         if request := self._requests.get(request_id):
             self._end(request, Finished("cancelled", request.usage()))
 
+    def steer(self, *, chunk: int | None, tpot_s: float | None) -> None:
+        """Pin the chunk size of requests that leave it open, or not, and set the target for those without one."""
+        self.controller.pinned, self.controller.tpot_s = chunk, tpot_s
+
     def step(self) -> list[tuple[str, Event]]:
         """Compute one step of every row that fits; the events it caused, in order."""
+        began = self._clock()
         step = self.scheduler.schedule()
         if step.rows:
-            self._run(step)
+            self._run(step, began)
         events, self._events = self._events, []
         return events
 
@@ -118,34 +164,45 @@ class Engine:
         live = [request.id for request in (*self.scheduler.running, *self.scheduler.waiting)]
         assert sorted(live) == sorted(self._requests)
 
-    def _run(self, step: Step) -> None:
+    def _run(self, step: Step, began: float) -> None:
         try:
-            batch = pack(
-                step,
-                mask_id=self.config.mask_token_id,
-                vocab_size=self.config.vocab_size,
-                page_size=self.options.page_size,
-                device=self.runner.device,
-            )
-            results = self.runner.run(batch)
+            results = self.runner.run(step)
         except Exception as error:
             # Only the requests of this step can have caused it; the others, and the server, go on.
             logger.exception("A step of %d rows failed", len(step.rows))
             for row in step.rows:
                 self._fail(row.request, f"the model failed on this step: {type(error).__name__}")
             return
+        before = [row.request.frontier for row in step.rows]
         for row, commits in zip(step.rows, results, strict=True):
-            request = row.request
-            if not commits.valid:
-                self._fail(request, "the model's output was not a number")
-                continue
-            events = request.apply(row, commits.positions, commits.ids, commits.logprobs)
-            self._events.extend((request.id, event) for event in events)
-            if len(commits.positions):
-                # What is shared has led to an output that was looked at; a prefill row alone has not.
-                self.scheduler.publish(request)
-            if request.finished:
-                self._forget(request)
+            try:
+                self._apply(row, commits)
+            except Exception as error:
+                logger.exception("A row of %s failed", row.request.id)
+                if row.request.id in self._requests:
+                    self._fail(row.request, f"the engine failed on this row: {type(error).__name__}")
+        seconds = self._clock() - began
+        self.steps += 1
+        try:
+            self.controller.learn(step, before, seconds)
+            if self.feed.active:
+                self.feed.publish(_trace(self.steps, step, results, before, seconds))
+        except Exception:
+            # No request depends on what is learned or told.
+            logger.exception("Step %d was not learned from", self.steps)
+
+    def _apply(self, row: Row, commits: Commits) -> None:
+        request = row.request
+        if not commits.valid:
+            self._fail(request, "the model's output was not a number")
+            return
+        for event in request.apply(row.start, row.stop, commits):
+            self._events.append((request.id, event))
+        if len(commits.positions):
+            # What is shared has led to an output that was looked at; a prefill row alone has not.
+            self.scheduler.publish(request)
+        if request.finished:
+            self._forget(request)
 
     def _fail(self, request: Request, message: str) -> None:
         self._end(request, Failed(message, request.usage()))
@@ -157,4 +214,23 @@ class Engine:
 
     def _forget(self, request: Request) -> None:
         self.scheduler.remove(request)
+        self.controller.forget(request.id)
         del self._requests[request.id]
+
+
+def _trace(number: int, step: Step, results: list[Commits], before: list[int], seconds: float) -> StepTrace:
+    rows = tuple(
+        RowTrace(
+            request_id=row.request.id,
+            step=row.request.steps,
+            start=row.start,
+            stop=row.stop,
+            chunk=row.request.chunk,
+            masks=commits.offered,
+            commits=commits,
+            frontier=row.request.frontier,
+            advance=min(row.request.frontier, row.request.end) - frontier,
+        )
+        for row, commits, frontier in zip(step.rows, results, before, strict=True)
+    )
+    return StepTrace(number, time.time() - seconds, seconds, step.decision, rows)

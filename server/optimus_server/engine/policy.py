@@ -13,16 +13,17 @@ In-block chunking is the method of "Optimus: Elastic Decoding for Efficient Diff
 (arXiv 2605.24832).
 """
 
-from optimus_server.engine.request import Request, Row
+from optimus_server.engine.request import Request
+from optimus_server.engine.step import Row
 
 
 def next_row(request: Request, budget: int) -> Row | None:
     """The row to compute next, or None if it is a prefill row that ``budget`` positions cannot begin.
 
-    A row of masks is never cut: its width is the request's chunk, which the caller has chosen. A prefill row
+    A row of masks is never cut: its width is the request's chunk. A prefill row
     longer than the budget ends on a block border, so that what it caches is exact.
     """
-    policy, chunk, block = request.params.policy, request.params.chunk, request.block_size
+    policy, chunk, block = request.params.policy, request.chunk, request.block_size
     border = request.frontier // block * block
     limit = border + block
     start = request.cached

@@ -11,12 +11,15 @@ Only :meth:`Request.apply` and :meth:`Request.restart` move them, and only where
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+Top = tuple[tuple[int, float], ...]
+"""The most probable tokens of one position, best first: id and log-probability."""
 Policy = Literal["block", "chunk", "refresh", "stale", "stream"]
 Unmask = Literal["low_confidence_dynamic", "low_confidence_static", "sequential", "entropy_bounded"]
 FinishReason = Literal["eos_token", "length", "stop_sequence", "cancelled"]
@@ -32,7 +35,10 @@ class Params:
     max_new_tokens: int
     stop_ids: frozenset[int] = frozenset()
     policy: Policy = "chunk"
-    chunk: int = 16
+    chunk: int | None = None
+    """None leaves it to the controller, step by step."""
+    tpot_s: float | None = None
+    """Target for the time per output token, seconds; None is the server's."""
     unmask: Unmask = "low_confidence_dynamic"
     threshold: float = 0.9
     transfer: int = 1
@@ -43,7 +49,18 @@ class Params:
     top_k: int = 0
     """0 is off."""
     top_p: float = 1.0
+    typical_p: float = 1.0
+    """1 is off, as for ``top_p``."""
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     seed: int = 0
+    top_n: int = 0
+    """Alternatives to tell with every token."""
+
+    @property
+    def penalised(self) -> bool:
+        return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +74,8 @@ class Usage:
     """Steps after prefill, those among them that only wrote KV; generated tokens over steps is TPF."""
     computed_positions: int
     """Positions computed beyond the prompt; over generated tokens, the price of a token."""
+    chunk: tuple[int, float, int]
+    """Smallest, mean and largest chunk size of the steps that offered masks; zeros if there was none."""
     wasted_tokens: int
     """Committed but never sent: behind the end token or past ``max_new_tokens``."""
     queued_s: float
@@ -70,6 +89,8 @@ class Committed:
     ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     step: int
+    top: tuple[Top, ...] = ()
+    """One for each id if the request asks for alternatives, else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,47 +111,28 @@ Event = Committed | Finished | Failed
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One request's contiguous range ``[start, stop)`` in one step.
+class Commits:
+    """What one row commits: positions, their tokens and the logarithm of their confidence, all ``[k]``.
 
-    Attributes:
-        visible: its queries see keys below this position (and not beyond their own block); equal to ``stop``
-            unless masks to the right were left visible by an earlier row (policy ``stale``).
+    ``offered`` masks were looked at. ``valid`` is False if the outputs there were not numbers; then nothing in it means
+    anything.
     """
 
-    request: "Request"
-    start: int
-    stop: int
-    visible: int
+    positions: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    logprobs: NDArray[np.float64]
+    valid: bool
+    offered: int
+    top: tuple[Top, ...] = ()
+    """The best tokens of each position if any request of the step asks for them, else empty."""
 
-    @property
-    def width(self) -> int:
-        return self.stop - self.start
+    def __len__(self) -> int:
+        return len(self.positions)
 
-    def candidates(self) -> NDArray[np.int64]:
-        """Masked positions this row predicts, ascending; the output at ``p - shift`` predicts ``p``.
-
-        With shift, the first position of a block is predicted by the last one of the block before it, which
-        says something only once that block is known:
-
-            B = 4, frontier 8, row [7, 10), shift 1 -> 8 9 10      (7 is known, so 8 may be offered)
-            B = 4, frontier 6, row [5, 8),  shift 1 -> 6 7         (8 hangs on the mask at 7)
-        """
-        request = self.request
-        first = max(self.start + request.shift, request.frontier)
-        last = min(self.stop + request.shift, request.canvas)
-        masked = first + np.flatnonzero(~request.committed[first:last])
-        if request.shift:
-            masked = masked[(masked % request.block_size != 0) | (masked == request.frontier)]
-        return masked
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One forward of the engine: its rows and, row by row, the page tables that hold their KV."""
-
-    rows: tuple[Row, ...]
-    tables: tuple[list[int], ...]
+    def __iter__(self) -> Iterator[tuple[int, int, float]]:
+        """(position, id, confidence), one by one."""
+        confidence = np.exp(self.logprobs).round(4)
+        return zip(self.positions.tolist(), self.ids.tolist(), confidence.tolist(), strict=True)
 
 
 class Request:
@@ -147,12 +149,13 @@ class Request:
         known: the frontier when the request was last admitted; rows up to it are prefill.
         frontier: first position not committed.
         end: first position that is never sent.
+        chunk: chunk size in force.
     """
 
     def __init__(self, request_id: str, ids: tuple[int, ...], params: Params, *, block_size: int, shift: int) -> None:
         assert ids
         assert params.max_new_tokens > 0
-        assert params.chunk > 0
+        assert params.chunk is None or params.chunk > 0
         if block_size == 1:
             # Autoregressive: nothing but the next token can be predicted, so all policies are the same one.
             params = replace(params, policy="chunk", chunk=1)
@@ -160,12 +163,14 @@ class Request:
         self.params = params
         self.block_size = block_size
         self.shift = shift
+        self.chunk = params.chunk or 1
         self.prompt_len = len(ids)
         self.end = self.prompt_len + params.max_new_tokens
         self.canvas = math.ceil(self.end / block_size) * block_size
         self.tokens = np.zeros(self.canvas, dtype=np.int64)
         self.tokens[: self.prompt_len] = ids
         self.logprobs = np.zeros(self.canvas)
+        self._top: dict[int, Top] = {}
         self.committed = np.zeros(self.canvas, dtype=bool)
         self.committed[: self.prompt_len] = True
         self.frontier = self.known = self.prompt_len
@@ -173,6 +178,7 @@ class Request:
         self.prefix_hit = 0
         self.steps = 0
         self.computed = 0
+        self._chunks: dict[int, int] = {}
         self.preemptions = 0
         self.created = time.perf_counter()
         self.admitted: float | None = None
@@ -183,6 +189,19 @@ class Request:
         """Whole blocks of known tokens lack KV. Their rows may be cut, and offer no masks."""
         return self.cached < (self.known - self.shift) // self.block_size * self.block_size
 
+    @property
+    def elastic(self) -> bool:
+        """Whether the controller may choose its chunk size."""
+        return self.params.chunk is None and self.params.policy != "block"
+
+    def grant(self, chunk: int) -> None:
+        """Take a chunk size from the controller.
+
+        A row whose pending tokens alone fill its chunk would offer no mask, so it gets them all and one mask.
+        """
+        pending = self.frontier - max(self.cached, self.known - self.shift)
+        self.chunk = max(chunk, pending + 1 - self.shift)
+
     def restart(self, prefix_hit: int) -> None:
         """Begin (again) with KV for ``prefix_hit`` positions only; committed tokens stay."""
         self.known = self.frontier
@@ -192,44 +211,52 @@ class Request:
             # A later hit is on its own pages.
             self.prefix_hit = prefix_hit
 
-    def apply(
-        self, row: Row, positions: NDArray[np.int64], ids: NDArray[np.int64], logprobs: NDArray[np.float64]
-    ) -> list[Event]:
-        """Take one row's result: KV written for ``[start, stop)``, tokens committed at ``positions``.
+    def apply(self, start: int, stop: int, commits: Commits) -> list[Event]:
+        """Take one row's result: KV written for ``[start, stop)``, and what it commits.
 
         Returns the events of this step: at most one ``Committed``, then ``Finished`` if it was the last.
         """
         before = self.frontier
-        final = min(row.stop, before)
-        self.tokens[positions] = ids
-        self.logprobs[positions] = logprobs
-        assert not self.committed[positions].any()
-        self.committed[positions] = True
-        rest = self.committed[before:]
-        self.frontier = before + (len(rest) if rest.all() else int(rest.argmin()))
-        self._settle(row, final)
-        self.steps += row.stop + self.shift > self.known
-        self.computed += max(0, row.stop - max(row.start, self.prompt_len - self.shift))
-        return self._events(before)
+        final = min(stop, before)
+        if len(positions := commits.positions):
+            assert not self.committed[positions].any()
+            self.tokens[positions] = commits.ids
+            self.logprobs[positions] = commits.logprobs
+            if wanted := self.params.top_n:
+                self._top |= {p: best[:wanted] for p, best in zip(positions.tolist(), commits.top, strict=True)}
+            self.committed[positions] = True
+            rest = self.committed[before:]
+            gap = int(rest.argmin())
+            self.frontier = self.canvas if rest[gap] else before + gap
+        self._settle(start, stop, final)
+        self.steps += stop + self.shift > self.known
+        self.computed += max(0, stop - max(start, self.prompt_len - self.shift))
+        if commits.offered:
+            size = self.block_size if self.params.policy == "block" else self.chunk
+            self._chunks[size] = self._chunks.get(size, 0) + 1
+        return self._events(before) if self.frontier > before else []
 
-    def _settle(self, row: Row, final: int) -> None:
+    def _settle(self, start: int, stop: int, final: int) -> None:
         """Move ``exact`` and ``cached`` after a row whose positions below ``final`` went in committed."""
         whole = final // self.block_size * self.block_size
-        exact = max(self.exact, whole) if row.start <= self.exact else self.exact
+        exact = max(self.exact, whole) if start <= self.exact else self.exact
         cached = exact if self.params.policy == "block" else max(exact, final)
         cached = max(self.cached, min(cached, self.frontier - self.shift))
         assert self.exact <= exact
         assert self.cached <= cached <= self.frontier <= self.canvas
-        self.exact, self.cached, self.drawn = exact, cached, max(self.drawn, row.stop)
+        self.exact, self.cached, self.drawn = exact, cached, max(self.drawn, stop)
 
     def _events(self, before: int) -> list[Event]:
-        sent = self.tokens[before : min(self.frontier, self.end)]
-        stop = next((i + 1 for i, token in enumerate(sent.tolist()) if token in self.params.stop_ids), None)
-        sent = sent[:stop]
+        sent = self.tokens[before : min(self.frontier, self.end)].tolist()
+        stop = None
+        if not self.params.stop_ids.isdisjoint(sent):
+            stop = 1 + next(i for i, token in enumerate(sent) if token in self.params.stop_ids)
+            sent = sent[:stop]
         events: list[Event] = []
-        if len(sent):
-            logprobs = self.logprobs[before : before + len(sent)]
-            events.append(Committed(tuple(sent.tolist()), tuple(logprobs.tolist()), self.steps))
+        if sent:
+            logprobs = self.logprobs[before : before + len(sent)].tolist()
+            top = tuple(self._top.pop(before + i) for i in range(len(sent))) if self.params.top_n else ()
+            events.append(Committed(tuple(sent), tuple(logprobs), self.steps, top))
         if stop is not None or self.frontier >= self.end:
             self.end = before + len(sent)
             reason: FinishReason = "eos_token" if stop is not None else "length"
@@ -246,7 +273,14 @@ class Request:
             prefix_hit_tokens=self.prefix_hit,
             steps=self.steps,
             computed_positions=self.computed,
+            chunk=self._chunk_sizes(),
             wasted_tokens=int(self.committed[sent:].sum()),
             queued_s=(self.admitted or now) - self.created,
             decode_s=now - self.admitted if self.admitted else 0.0,
         )
+
+    def _chunk_sizes(self) -> tuple[int, float, int]:
+        if not self._chunks:
+            return 0, 0.0, 0
+        mean = sum(size * count for size, count in self._chunks.items()) / sum(self._chunks.values())
+        return min(self._chunks), mean, max(self._chunks)

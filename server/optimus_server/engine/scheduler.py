@@ -1,8 +1,9 @@
 """Queues of requests -> the rows of the next step.
 
-Order of service in a step: rows of masks first, oldest request first; then prefill rows of running requests, then
-newly admitted requests, both within the prefill budget. When pages run out, the youngest running request is
-preempted: it keeps its committed tokens, gives back its pages and waits at the head of the queue.
+The controller says how large the chunks are and how much prompt may join them. Order of service in a step: rows of
+masks first, oldest request first; then prefill rows of running requests, then newly admitted requests, both within the
+prefill budget. When pages run out, the youngest running request is preempted: it keeps its committed tokens, gives back
+its pages and waits at the head of the queue.
 """
 
 import itertools
@@ -10,8 +11,11 @@ import time
 from collections import deque
 
 from optimus_server.engine.blocks import BlockPool, Lease
+from optimus_server.engine.elastic.controller import Choice, Controller, Situation
 from optimus_server.engine.policy import next_row
-from optimus_server.engine.request import Request, Row, Step
+from optimus_server.engine.request import Request
+from optimus_server.engine.step import Row, Step
+from optimus_server.engine.telemetry import Decision
 
 # A request too large for the pages left lets this many others pass before the queue waits for it; it keeps one
 # long prompt from idling the engine, and a stream of short ones from starving the long one.
@@ -23,14 +27,14 @@ class Scheduler:
 
     Args:
         pool: where pages come from.
+        controller: chooses chunk sizes and the positions of prompt a step may compute.
         max_rows: requests that run at once.
-        prefill_budget: positions of prompt a step may compute; at least one block.
     """
 
-    def __init__(self, pool: BlockPool, *, max_rows: int, prefill_budget: int) -> None:
+    def __init__(self, pool: BlockPool, controller: Controller, *, max_rows: int) -> None:
         self.pool = pool
+        self.controller = controller
         self.max_rows = max_rows
-        self.prefill_budget = prefill_budget
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
         self._leases: dict[str, Lease] = {}
@@ -50,14 +54,21 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """The next step; without rows only if nothing waits or runs."""
-        rows = self._denoise()
-        budget = self.prefill_budget
+        decoding: list[Request] = []
+        prompts: list[Request] = []
         for request in self.running:
-            if request.prefilling and (row := next_row(request, budget)):
+            (prompts if request.prefilling else decoding).append(request)
+        choice = self._choose(decoding, prompts)
+        rows = self._denoise(decoding)
+        denoising = len(rows)
+        budget = choice.prefill
+        for request in prompts:
+            if request.id in self._leases and (row := next_row(request, budget)):
                 budget -= row.width
                 rows.append(row)
         self._admit(rows, budget)
-        return Step(tuple(rows), tuple(self._leases[row.request.id].table for row in rows))
+        tables = tuple(self._leases[row.request.id].table for row in rows)
+        return Step(tuple(rows), tables, self._decision(choice, rows, denoising))
 
     def publish(self, request: Request) -> None:
         """Let other requests share what this one has computed exactly and will not write again."""
@@ -69,10 +80,63 @@ class Scheduler:
         assert sorted(self._leases) == sorted(request.id for request in self.running)
         self.pool.check(list(self._leases.values()))
 
-    def _denoise(self) -> list[Row]:
+    def _choose(self, decoding: list[Request], prompts: list[Request]) -> Choice:
+        """Ask the controller, and hand its chunk sizes out."""
+        elastic = [request for request in decoding if request.elastic]
+        fixed = [request for request in decoding if not request.elastic]
+        prefill, joining = self._joining(prompts)
+        choice = self.controller.choose(
+            Situation(
+                rows=elastic,
+                joining=joining,
+                fixed=sum(r.block_size if r.params.policy == "block" else r.chunk for r in fixed),
+                fixed_rows=len(fixed),
+                prefill=prefill,
+                kv_tokens=sum([request.frontier for request in decoding]),
+            )
+        )
+        for request, chunk in zip(elastic, choice.chunks, strict=True):
+            request.grant(chunk)
+        # Prompts end in a row that offers masks already.
+        for request in (*prompts, *itertools.islice(self.waiting, PATIENCE)):
+            if request.elastic:
+                request.grant(self.controller.opening(request.params.policy))
+        return choice
+
+    def _joining(self, prompts: list[Request]) -> tuple[int, int]:
+        """Positions of prompt that this step could compute, and how many requests will then begin to decode."""
+        budget, joining = self.controller.prefill_budget, 0
+        admissible = itertools.islice(self.waiting, max(0, self.max_rows - len(self.running)))
+        for request in (*prompts, *admissible):
+            if budget <= 0:
+                break
+            budget -= request.known - request.cached
+            joining += budget >= 0 and request.elastic
+        return self.controller.prefill_budget - max(budget, 0), joining
+
+    def _decision(self, choice: Choice, rows: list[Row], decoding: int) -> Decision:
+        widths = [row.stop - row.start for row in rows]
+        positions, kv_tokens = sum(widths), sum([row.visible for row in rows])
+        chunks = [row.request.chunk for row in rows[:decoding]]
+        return Decision(
+            chunk=choice.typical,
+            smallest=min(chunks, default=0),
+            largest=max(chunks, default=0),
+            reason=choice.reason,
+            rows=decoding,
+            waiting=len(self.waiting),
+            kv_used=1 - self.pool.available / self.pool.pages,
+            positions=positions,
+            prefill=sum(widths[decoding:]),
+            kv_tokens=kv_tokens,
+            expected_commits=choice.expected_commits,
+            predicted_s=self.controller.latency.predict(positions, kv_tokens) if rows else 0.0,
+        )
+
+    def _denoise(self, decoding: list[Request]) -> list[Row]:
         rows = []
-        for request in tuple(self.running):
-            if request.id not in self._leases or request.prefilling:
+        for request in decoding:
+            if request.id not in self._leases:
                 continue
             row = next_row(request, 0)
             assert row is not None
@@ -112,7 +176,7 @@ class Scheduler:
     def _open(self, request: Request) -> bool:
         """Lease the pages of a waiting request up to its first row of masks; False if there are too few."""
         block = request.block_size
-        need = min((request.frontier // block + 1) * block + request.params.chunk, request.canvas)
+        need = min((request.frontier // block + 1) * block + request.chunk, request.canvas)
         lease = self.pool.open(request.tokens[: request.frontier - request.shift])
         # One block a running request stays free, or admission would take what they are about to grow into.
         spare = len(self.running) * self.pool.pages_for(block)

@@ -1,0 +1,122 @@
+"""T(n, k): how long a step of ``n`` positions that reads ``k`` KV tokens takes.
+
+The shape comes from a profile: step times at some ``n`` (the knots) and a price per KV token. Observed steps correct
+it, the whole curve at once and each knot by itself, so a slower clock, a noisy neighbor or a wrong profile heals.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+# Share of a new observation that the correction of the whole curve takes, and that of the knots beside it.
+RATE = 0.1
+# No single step, however late, moves the correction as if it had been more than e times off.
+LARGEST_SURPRISE = 1.0
+# Corrections stay between 1/20 and 20: a clock that counts backwards must not end in an overflow.
+LARGEST_CORRECTION = math.log(20)
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Step times as measured once: ``seconds[i]`` for ``positions[i]`` without context, and seconds per KV token.
+
+    Raises:
+        ValueError: positions do not ascend, or a time is not a positive number.
+    """
+
+    positions: tuple[int, ...]
+    seconds: tuple[float, ...]
+    per_kv_token: float
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in zip(self.positions, self.positions[1:], strict=False))
+        if not self.positions or len(self.positions) != len(self.seconds) or not ascending or self.positions[0] < 1:
+            raise ValueError("positions must ascend from 1 or more, with one time each")
+        if not all(math.isfinite(s) and s > 0 for s in self.seconds):
+            raise ValueError("seconds must be positive numbers")
+        if not (math.isfinite(self.per_kv_token) and self.per_kv_token >= 0):
+            raise ValueError("per_kv_token must not be negative")
+
+    @classmethod
+    def unmeasured(cls) -> "Profile":
+        """A device nobody has looked at: flat, then proportional to the positions. Only its shape matters."""
+        return cls((1, 64, 128, 256, 512, 1024, 2048), (1.0, 1.0, 1.3, 2.0, 4.0, 8.0, 16.0), 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"positions": self.positions, "seconds": self.seconds, "per_kv_token": self.per_kv_token}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Profile":
+        """Raises ValueError, KeyError or TypeError if ``data`` is not what ``to_json`` made."""
+        positions, seconds = tuple(map(int, data["positions"])), tuple(map(float, data["seconds"]))
+        return cls(positions, seconds, float(data["per_kv_token"]))
+
+    def scaled(self, factor: float) -> "Profile":
+        return Profile(self.positions, tuple(s * factor for s in self.seconds), self.per_kv_token * factor)
+
+
+def monotone(values: Sequence[float]) -> list[float]:
+    """The nearest sequence that never falls: ``1 3 2 4`` -> ``1 2.5 2.5 4`` (pool adjacent violators)."""
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        pools.append((value, 1))
+        while len(pools) > 1 and pools[-2][0] > pools[-1][0]:
+            (b, nb), (a, na) = pools.pop(), pools.pop()
+            pools.append(((a * na + b * nb) / (na + nb), na + nb))
+    return [mean for mean, count in pools for _ in range(count)]
+
+
+class LatencyModel:
+    """A profile and what has been learned since.
+
+    Example:
+
+        >>> model = LatencyModel(Profile((1, 256, 512), (0.006, 0.008, 0.013), 5e-8))
+        >>> model.predict(384, 0)
+        0.0105
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+        self._knots = np.array(profile.positions, float)
+        self._seconds = np.array(monotone(profile.seconds))
+        self._all = 0.0
+        self._each = np.zeros(len(self._knots))
+
+    def predict_many(self, positions: Floats, kv_tokens: float) -> Floats:
+        """Seconds for each of ``positions``; never falls with ``positions`` nor with ``kv_tokens``."""
+        knots, times = self._knots, self._corrected()
+        seconds = np.interp(positions, knots, times)
+        beyond = positions - knots[-1]
+        if len(knots) > 1 and (beyond > 0).any():
+            slope = (times[-1] - times[-2]) / (knots[-1] - knots[-2])
+            seconds = seconds + np.maximum(beyond, 0) * slope
+        return seconds + kv_tokens * self.profile.per_kv_token * math.exp(self._all)
+
+    def predict(self, positions: float, kv_tokens: float) -> float:
+        return float(self.predict_many(np.array([positions], float), kv_tokens)[0])
+
+    def observe(self, positions: int, kv_tokens: int, seconds: float) -> None:
+        """Learn from one step. What is not a positive number is ignored: clocks break, servers should not."""
+        if not (math.isfinite(seconds) and seconds > 0 and positions > 0):
+            return
+        surprise = math.log(seconds / self.predict(positions, kv_tokens))
+        surprise = max(-LARGEST_SURPRISE, min(LARGEST_SURPRISE, surprise))
+        self._all = max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, self._all + RATE * surprise))
+        # The knots around ``positions`` by their nearness. All others went along with the whole curve.
+        above = int(np.searchsorted(self._knots, positions).clip(0, len(self._knots) - 1))
+        below = max(0, above - 1)
+        span = self._knots[above] - self._knots[below]
+        share = float(np.clip((positions - self._knots[below]) / span, 0, 1)) if span else 1.0
+        self._each[below] += RATE * (1 - share) * surprise
+        self._each[above] += RATE * share * surprise
+        np.clip(self._each, -LARGEST_CORRECTION, LARGEST_CORRECTION, out=self._each)
+
+    def _corrected(self) -> Floats:
+        return np.maximum.accumulate(self._seconds * np.exp(self._all + self._each))

@@ -1,0 +1,170 @@
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from optimus_server.engine.elastic.controller import Controller, Situation
+from optimus_server.engine.elastic.latency import LatencyModel, Profile
+from optimus_server.engine.elastic.yields import YieldModel, rungs
+from optimus_server.engine.engine import Engine, EngineOptions
+from optimus_server.engine.request import POLICIES, Commits, Finished, Params, Request
+from optimus_server.engine.telemetry import REASONS
+
+H100 = Profile((1, 32, 128, 256, 512, 1024, 4096), (6.2e-3, 6.5e-3, 6.8e-3, 8.2e-3, 13.6e-3, 27e-3, 107e-3), 5e-8)
+
+
+def controller(shift=1, **options):
+    options = {"block_size": 32, "prefill_budget": 512} | options
+    return Controller(LatencyModel(H100), YieldModel(32, shift), **options)
+
+
+def situation(count, **changes):
+    rows = [
+        Request(f"{i}", (1,) * 64, Params(max_new_tokens=400, **changes.pop("params", {})), block_size=32, shift=1)
+        for i in range(count)
+    ]
+    return Situation(
+        **{"rows": rows, "joining": 0, "fixed": 0, "fixed_rows": 0, "prefill": 0, "kv_tokens": 64 * count} | changes
+    )
+
+
+def settled(control, case, steps=3):
+    for _ in range(steps):
+        choice = control.choose(case)
+    return choice
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_chunks_shrink_with_the_load_from_one_end_of_the_ladder_to_the_other(shift):
+    chosen = [settled(controller(shift), situation(count)).typical for count in (1, 16, 64, 256, 512)]
+    assert chosen == sorted(chosen, reverse=True)
+    assert chosen[0] >= 24
+    assert chosen[-1] == rungs(32, shift)[0]
+
+
+def test_long_contexts_favor_larger_chunks():
+    """One read of the KV serves all commits of a step."""
+    short, long = (settled(controller(), situation(64, kv_tokens=64 * n)).typical for n in (100, 8000))
+    assert long > short
+
+
+def test_those_who_join_count_before_they_do():
+    assert settled(controller(), situation(8, joining=250)).typical < settled(controller(), situation(8)).typical
+
+
+def test_a_target_takes_throughput_back():
+    free, tight = controller(), controller(tpot_s=9e-3)
+    assert settled(tight, situation(128)).typical != 0
+    case = situation(128)
+    n, e = settled(free, case), settled(tight, case)
+    assert e.reason in ("slo", "hold")
+    # 128 rows of one position take 6.8 ms; at chunk sizes that serve more tokens a step takes longer than the target.
+    assert max(e.chunks) <= max(n.chunks)
+
+
+def test_a_target_that_cannot_be_met_is_missed_by_as_little_as_possible():
+    choice = settled(controller(tpot_s=1e-6), situation(64))
+    assert len(choice.chunks) == 64
+    assert choice.prefill >= 32
+
+
+def test_prefill_gets_what_a_target_leaves_and_never_less_than_a_block():
+    roomy = settled(controller(tpot_s=0.1), situation(8, prefill=512)).prefill
+    tight = settled(controller(tpot_s=3.6e-3), situation(8, prefill=512)).prefill
+    assert 32 <= tight < roomy == 512
+
+
+def test_an_operator_may_pin_the_chunk_size():
+    control = controller()
+    control.pinned = 6
+    choice = control.choose(situation(3))
+    assert (choice.chunks, choice.typical, choice.reason) == ((6, 6, 6), 6, "manual")
+    control.pinned = None
+    assert control.choose(situation(3)).typical > 6
+
+
+def test_nothing_to_choose():
+    assert controller().choose(situation(0)).reason == "idle"
+    assert controller().choose(situation(0, fixed=8, fixed_rows=1)).reason == "manual"
+
+
+def test_reasons_say_which_way_the_load_went():
+    control = controller()
+    settled(control, situation(4))
+    assert control.choose(situation(256)).reason == "load_up"
+    assert control.choose(situation(4)).reason == "load_down"
+    assert control.choose(situation(4)).reason == "hold"
+
+
+class Chaos:
+    """A model that commits anything, and a clock that shows anything."""
+
+    def __init__(self, shift, block, data):
+        self.config = SimpleNamespace(block_size=block, logit_shift=shift, max_position_embeddings=4096)
+        self.rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+        self.times = data.draw(
+            st.lists(
+                st.sampled_from([0.0, -5.0, 1e-9, 0.01, 1e12, math.nan, math.inf, -math.inf]), min_size=1, max_size=9
+            )
+        )
+        self.ticks = 0
+
+    def clock(self):
+        self.ticks += 1
+        return self.times[self.ticks % len(self.times)]
+
+    def run(self, step):
+        results = []
+        for row in step.rows:
+            offered = row.candidates()
+            count = int(self.rng.integers(1, len(offered) + 1)) if len(offered) else 0
+            chosen = np.sort(self.rng.permutation(offered)[:count])
+            valid = self.rng.random() > 0.01
+            results.append(
+                Commits(chosen, np.ones(count, int), np.full(count, -0.1), valid=valid, offered=len(offered))
+            )
+        return results
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_no_yields_and_no_clock_ever_break_a_request(data):
+    shift, block = data.draw(st.integers(0, 1)), data.draw(st.sampled_from([4, 8, 32]))
+    chaos = Chaos(shift, block, data)
+    tpot = data.draw(st.sampled_from([None, 1e-6, 0.05]))
+    options = EngineOptions(pages=60, page_size=16, max_rows=6, prefill_budget=64, tpot_s=tpot)
+    engine = Engine(chaos, options, clock=chaos.clock)
+    traces = engine.feed.subscribe(1)
+    wanted, told, ended = {}, {}, {}
+    for number in range(data.draw(st.integers(1, 10))):
+        params = Params(
+            max_new_tokens=data.draw(st.integers(1, 90)),
+            policy=data.draw(st.sampled_from(POLICIES)),
+            chunk=data.draw(st.sampled_from([None, None, 1 + (1 - shift), 5])),
+            tpot_s=data.draw(st.sampled_from([None, 0.01])),
+        )
+        request = Request(f"{number}", (1,) * data.draw(st.integers(1, 90)), params, block_size=block, shift=shift)
+        wanted[request.id], told[request.id] = params.max_new_tokens, 0
+        engine.add(request)
+    for step in range(5000):
+        if not engine.busy:
+            break
+        if step % 17 == 16:
+            engine.controller.pinned = data.draw(st.sampled_from([None, 2]))
+        if step == 9:
+            engine.cancel("0")
+        for name, event in engine.step():
+            if hasattr(event, "ids"):
+                told[name] += len(event.ids)
+            else:
+                ended[name] = event
+        engine.check()
+        for trace in traces.drain():
+            assert trace.decision.reason in REASONS
+            assert all(row.masks or not row.commits for row in trace.rows)
+    assert set(ended) == set(wanted)
+    for name, event in ended.items():
+        if isinstance(event, Finished) and event.reason == "length":
+            assert told[name] == wanted[name]
