@@ -1,0 +1,70 @@
+"""The steps of a request as one blob.
+
+Version 1 is zlib of a JSON object of columns, one list each; without this module it is read by
+``json.loads(zlib.decompress(data))``. ``width`` is ``stop - start``, ``known`` is ``frontier - start``. ``committed``
+says how many positions each step committed; ``at`` has these of all steps one after the other, each less its row's
+start, and ``sure`` how sure the model was of them, in percent. ``reason`` holds indices into ``reasons``.
+"""
+
+import zlib
+from collections.abc import Sequence
+from itertools import islice
+
+from pydantic_core import from_json, to_json
+
+from optimus_server.store.records import StepRecord
+
+VERSION = 1
+
+
+def encode(steps: Sequence[StepRecord]) -> bytes:
+    reasons = sorted({step.reason for step in steps})
+    columns = {
+        "t": [round(step.t_ms, 1) for step in steps],
+        "start": [step.start for step in steps],
+        "width": [step.stop - step.start for step in steps],
+        "chunk": [step.chunk for step in steps],
+        "known": [step.frontier - step.start for step in steps],
+        "masks": [step.masks for step in steps],
+        "advance": [step.advance for step in steps],
+        "committed": [len(step.positions) for step in steps],
+        "at": [position - step.start for step in steps for position in step.positions],
+        "sure": [percent for step in steps for percent in step.percents],
+        "batch": [step.batch for step in steps],
+        "queue": [step.queue for step in steps],
+        "ms": [round(step.step_ms, 2) for step in steps],
+        "reason": [reasons.index(step.reason) for step in steps],
+        "reasons": reasons,
+    }
+    # Level 1: the steps of an ordinary request take some hundred bytes at any level, and a busy server writes many.
+    return zlib.compress(to_json(columns), level=1)
+
+
+def decode(version: int, data: bytes) -> list[StepRecord]:
+    """The steps of a blob.
+
+    Raises:
+        ValueError: a version that this code does not know.
+    """
+    if version != VERSION:
+        raise ValueError(f"steps of version {version}; this code reads version {VERSION}")
+    c = from_json(zlib.decompress(data))
+    at, sure = iter(c["at"]), iter(c["sure"])
+    return [
+        StepRecord(
+            t_ms=c["t"][i],
+            start=start,
+            stop=start + c["width"][i],
+            chunk=c["chunk"][i],
+            frontier=start + c["known"][i],
+            masks=c["masks"][i],
+            advance=c["advance"][i],
+            positions=tuple(start + offset for offset in islice(at, c["committed"][i])),
+            percents=tuple(islice(sure, c["committed"][i])),
+            batch=c["batch"][i],
+            queue=c["queue"][i],
+            step_ms=c["ms"][i],
+            reason=c["reasons"][c["reason"][i]],
+        )
+        for i, start in enumerate(c["start"])
+    ]
