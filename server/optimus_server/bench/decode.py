@@ -8,7 +8,6 @@ busy machine disturbs all cells alike.
 
 import argparse
 import json
-import platform
 import resource
 import statistics
 import sys
@@ -18,22 +17,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
+from optimus_server.bench.flags import chunk_size, machine, positive
 from optimus_server.demo import MODELS
-from optimus_server.demo.evaluate import encode
 from optimus_server.demo.tasks import TASKS, Example, held_out
+from optimus_server.engine.elastic.latency import Profile
+from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.engine import Engine, EngineOptions
+from optimus_server.engine.profile import measure as measure_profile
 from optimus_server.engine.request import POLICIES, Committed, Failed, Finished, Params, Request, Usage
+from optimus_server.engine.runner import Runner
 from optimus_server.errors import OptimusError
 from optimus_server.models.loader import LoadedModel, load_model
 from optimus_server.settings import default_threads
+from optimus_server.text.tokenizer import Tokenizer
 
 # The demo model answers 0.99 of its scored prompts and more; a decoder with any fault at all falls far below this.
 RIGHT_ENOUGH = 0.9
 # Where only open-ended tasks were asked for: at large chunks 0.9 of its stories are sound.
 SOUND_ENOUGH = 0.8
-PAGE = 32
+PAGE, PREFILL = 32, 512
+
+Cell = tuple[int, int | None]
+"""Batch and chunk size; None is the controller's choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,22 +75,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", type=Path, default=MODELS / "demo", help="a checkpoint that answers the demo's tasks"
     )
-    parser.add_argument("--batch", type=_positive, nargs="+", default=[1, 4, 16], help="requests that decode together")
-    parser.add_argument("--chunk", type=_positive, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], help="chunk sizes")
+    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 4, 16], help="requests that decode together")
+    parser.add_argument(
+        "--chunk", type=chunk_size, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, None],
+        help="chunk sizes, or auto: the controller's choice, with a profile measured first",
+    )  # fmt: skip
     parser.add_argument("--policy", choices=POLICIES, default="chunk")
     parser.add_argument("--task", nargs="+", choices=TASKS, help="only these tasks of the demo model")
     parser.add_argument(
-        "--rounds", type=_positive, default=3, help="passes over the grid; figures are of the median one"
+        "--rounds", type=positive, default=3, help="passes over the grid; figures are of the median one"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=_positive, default=default_threads(), help="CPU threads")
+    parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads")
     parser.add_argument("--json", type=Path, help="write all figures to this file, too")
-
-
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -92,18 +95,27 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     try:
         model = load_model(args.model, device=args.device)
-        tokenizer = Tokenizer.from_file(str(args.model / "tokenizer.json"))
+        tokenizer = Tokenizer.load(args.model)
     except (OptimusError, OSError) as error:
         print(f"optimus bench decode: {error}", file=sys.stderr)
         return 2
     grid = [(batch, chunk) for batch in args.batch for chunk in args.chunk]
-    rounds: dict[tuple[int, int], list[Round]] = {cell: [] for cell in grid}
+    rounds: dict[Cell, list[Round]] = {cell: [] for cell in grid}
+    profile = _profile(model, max(args.batch)) if None in args.chunk else Profile.unmeasured()
+    # A server has seen other requests before: each round goes on with the yields of the one before.
+    yields = {cell: YieldModel(model.config.block_size, model.config.logit_shift) for cell in grid}
     for number in range(args.rounds):
         for batch, chunk in grid:
             examples = held_out(max(24, 4 * batch), only=args.task or ())
             if sys.stderr.isatty():
-                print(f"\rround {number + 1}: batch {batch}, chunk {chunk}   ", end="", file=sys.stderr)
-            rounds[batch, chunk].append(measure(model, tokenizer, examples, batch, chunk, args.policy))
+                print(f"\rround {number + 1}: batch {batch}, chunk {chunk or 'auto'}   ", end="", file=sys.stderr)
+            options = EngineOptions(
+                pages=(batch + 1) * model.config.max_position_embeddings // PAGE, page_size=PAGE, max_rows=batch,
+                prefill_budget=PREFILL, share_prefix=False, profile=profile,
+            )  # fmt: skip
+            engine = Engine(model, options)
+            engine.controller.yields = yields[batch, chunk]
+            rounds[batch, chunk].append(measure(engine, tokenizer, examples, chunk, args.policy))
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if wrong := _wrong(rounds):
@@ -113,15 +125,16 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure(
-    model: LoadedModel, tokenizer: Tokenizer, examples: Sequence[Example], batch: int, chunk: int, policy: str
-) -> Round:
-    """Decode all examples greedily, ``batch`` at a time."""
-    config = model.config
-    pages = (batch + 1) * config.max_position_embeddings // PAGE
-    engine = Engine(model, EngineOptions(pages=pages, page_size=PAGE, max_rows=batch, share_prefix=False))
+def _profile(model: LoadedModel, batch: int) -> Profile:
+    runner = Runner(model, pages=batch * 40, page_size=PAGE)
+    return measure_profile(runner, max_positions=2 * batch * model.config.block_size + PREFILL)
+
+
+def measure(engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], chunk: int | None, policy: str) -> Round:
+    """Decode all examples greedily, as many at a time as the engine takes."""
+    config = engine.config
     for number, example in enumerate(examples):
-        ids = encode(tokenizer, example.prompt)
+        ids, _ = tokenizer.encode_chat(example.inputs)
         room = min(768, engine.capacity - len(ids))
         params = Params(max_new_tokens=room, stop_ids=config.eos_token_ids, policy=policy, chunk=chunk)  # type: ignore[arg-type]
         engine.add(Request(str(number), ids, params, block_size=config.block_size, shift=config.logit_shift))
@@ -158,38 +171,36 @@ def measure(
     )
 
 
-def _wrong(rounds: dict[tuple[int, int], list[Round]]) -> str | None:
+def _wrong(rounds: dict[Cell, list[Round]]) -> str | None:
     """Why the figures must not be reported, if there is a reason."""
     for (batch, chunk), several in rounds.items():
         right, judged = sum(one.right for one in several), sum(one.judged for one in several)
         if right < several[0].enough * judged:
-            return f"batch {batch}, chunk {chunk}: only {right} of {judged} answers are right"
+            return f"batch {batch}, chunk {chunk or 'auto'}: only {right} of {judged} answers are right"
     return None
 
 
-def _report(rounds: dict[tuple[int, int], list[Round]], model: LoadedModel, args: argparse.Namespace) -> None:
-    machine = {
-        "device": torch.cuda.get_device_name(args.device) if "cuda" in args.device else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+def _report(rounds: dict[Cell, list[Round]], model: LoadedModel, args: argparse.Namespace) -> None:
+    facts = machine(args.device) | {
         "model": str(args.model.name),
         "policy": args.policy,
         "rounds": args.rounds,
         # kilobytes on Linux
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(f"{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'TPF':>6} {'computed/token':>14} {'right':>9}")
     cells = []
     for (batch, chunk), several in rounds.items():
         middle = statistics.median_low(one.tokens_per_second for one in several)
         one = next(one for one in several if one.tokens_per_second == middle)
+        shown: int | str = chunk or "auto"
         print(
-            f"{batch:5} {chunk:5} {middle:9.0f} {one.step_ms:8.2f} {one.tpf:6.2f} {one.computed_per_token:14.2f} "
+            f"{batch:5} {shown:>5} {middle:9.0f} {one.step_ms:8.2f} {one.tpf:6.2f} {one.computed_per_token:14.2f} "
             f"{one.right:4}/{one.judged}"
         )
         cells.append(
-            {"batch": batch, "chunk": chunk, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one)
+            {"batch": batch, "chunk": shown, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one)
         )
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine, "cells": cells}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"machine": facts, "cells": cells}, indent=1) + "\n")

@@ -1,0 +1,256 @@
+"""What is asked of the controller, and by which figures it is judged.
+
+Every scenario compares schemes in the same world: autoregressive decoding by a model of the same size, whole blocks,
+each fixed chunk size, and the controller. Each is a function of plain values, so that many run at the same time.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from optimus_server.bench.simulate.recording import Recording
+from optimus_server.bench.simulate.workload import arrivals, endless
+from optimus_server.bench.simulate.world import AR, Arrival, Run, Scheme, World
+from optimus_server.engine.elastic.latency import Profile
+from optimus_server.engine.elastic.yields import rungs
+
+Floats = NDArray[np.float64]
+
+# A constant load is simulated for so many steps, and for this many rows but for at most this many times as many steps;
+# a third of them is its start, which does not count.
+STEPS, ROWS, MORE = 150, 24_000, 20
+# A load is there for so many steps before it changes.
+BEFORE = 300
+# What 80 GB hold beside an 8B model in bf16, at 147,456 bytes a token.
+KV_TOKENS = 376_000
+# Arrivals: requests in a system at most, tokens of a prompt and an answer, share of them that is a start.
+MOST_ROWS, PROMPT, ANSWER = 512, 128, 512
+# A queue is stable if the last fifth of the requests waits less than this for its first tokens, in the median.
+WAIT_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A model, a machine and a seed; ``profile`` is what the controller takes the machine for."""
+
+    recording: Recording
+    table: Profile
+    profile: Profile | None = None
+    context: int = 128
+    seed: int = 0
+
+    def world(self, scheme: Scheme, rows: int) -> World:
+        """For decoding alone: every request's whole KV fits."""
+        room = (self.context + 1024) * (rows + 2)
+        return World(
+            self.recording, self.table, scheme, profile=self.profile, max_rows=rows, kv_tokens=room, seed=self.seed
+        )
+
+
+def schemes(recording: Recording) -> list[Scheme]:
+    """All that are compared; the fixed chunk sizes are those of the controller's ladder."""
+    fixed = [Scheme.fixed(chunk) for chunk in rungs(recording.block_size, recording.shift)]
+    return [AR, Scheme.block(recording.block_size), *fixed, Scheme.elastic()]
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """A scheme under a constant load: tokens a second, mean chunk size, changes of the level per 100 steps."""
+
+    scheme: str
+    batch: int
+    context: int
+    rate: float
+    chunk: float
+    changes: float
+
+
+def constant(setting: Setting, scheme: Scheme, batch: int, steps: int = STEPS) -> Steady:
+    """So many requests at all times."""
+    steps = max(steps, min(steps * MORE, steps * ROWS // STEPS // batch))
+    skip = steps // 3
+    world = setting.world(scheme, batch)
+    draw = endless(setting.recording, setting.context, seed=setting.seed + 1)
+    world.closed(batch, skip, draw)
+    before = world.engine.controller.changes
+    run = world.closed(batch, steps - skip, draw)
+    changes = 100 * (world.engine.controller.changes - before) / (steps - skip)
+    chunk = float(np.mean([step.chunk for step in run.steps[skip:]]))
+    return Steady(scheme.name, batch, setting.context, run.throughput(skip), chunk, changes)
+
+
+def best_fixed(setting: Setting, batch: int) -> Scheme:
+    """The fixed chunk size that a constant load is served best with."""
+    fixed = [scheme for scheme in schemes(setting.recording) if scheme.name.startswith("chunk")]
+    return max(fixed, key=lambda scheme: constant(setting, scheme, batch, 40).rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """How a scheme came to the optimum of a new load.
+
+    Attributes:
+        load: requests before and after.
+        best: the fixed chunk size that is best afterwards.
+        ratio: tokens a second over those of ``best``, over windows that begin at each step after the change.
+        steps: after so many, ``ratio`` stays above 0.95.
+        chunks: mean chunk size at each step.
+    """
+
+    load: tuple[int, int]
+    best: str
+    ratio: tuple[float, ...]
+    steps: int
+    chunks: tuple[float, ...]
+
+
+def load_step(setting: Setting, before: int, after: int, *, steps: int = 200, seeds: int = 8) -> Settling:
+    """The load changes at once; all schemes see the same requests."""
+    best = best_fixed(setting, after)
+    elastic, fixed, chunks = [], [], []
+    for seed in range(seeds):
+        one = replace(setting, seed=setting.seed + seed)
+        elastic.append(_step_run(one, Scheme.elastic(), before, after, steps))
+        fixed.append(_step_run(one, best, before, after, steps))
+        chunks.append([step.chunk for step in elastic[-1].steps[-steps:]])
+    return _settling((before, after), best, elastic, fixed, steps, np.mean(chunks, 0))
+
+
+def _step_run(setting: Setting, scheme: Scheme, before: int, after: int, steps: int) -> Run:
+    world = setting.world(scheme, max(before, after))
+    draw = endless(setting.recording, setting.context, seed=setting.seed + 1)
+    world.closed(before, BEFORE, draw)
+    world.leave(before - after)
+    return world.closed(after, steps, draw)
+
+
+def wrong_profile(setting: Setting, profile: Profile, batch: int, *, steps: int = 300, seeds: int = 8) -> Settling:
+    """The controller starts with a profile that is not the machine's."""
+    best = best_fixed(setting, batch)
+    elastic, fixed, chunks = [], [], []
+    for seed in range(seeds):
+        one = replace(setting, seed=setting.seed + seed)
+        draws = [endless(one.recording, one.context, seed=one.seed + 1) for _ in range(2)]
+        elastic.append(replace(one, profile=profile).world(Scheme.elastic(), batch).closed(batch, steps, draws[0]))
+        fixed.append(one.world(best, batch).closed(batch, steps, draws[1]))
+        chunks.append([step.chunk for step in elastic[-1].steps])
+    return _settling((batch, batch), best, elastic, fixed, steps, np.mean(chunks, 0))
+
+
+def _settling(
+    load: tuple[int, int], best: Scheme, elastic: list[Run], fixed: list[Run], steps: int, chunks: Floats
+) -> Settling:
+    # Windows that hold enough tokens for their noise to be well below the 5 % that are asked for.
+    window = max(10, min(steps // 4, 3000 // (load[1] * len(elastic))))
+    ratio = _rates(elastic, steps, window) / _rates(fixed, steps, window)
+    late = np.flatnonzero(ratio < 0.95)
+    settled = int(late[-1]) + 1 if len(late) else 0
+    return Settling(load, best.name, tuple(ratio.tolist()), settled, tuple(chunks.tolist()))
+
+
+def _rates(runs: list[Run], steps: int, window: int) -> Floats:
+    """Tokens a second in the windows that begin at each of the last ``steps`` steps, over all runs."""
+    tokens = np.sum([[step.tokens for step in run.steps[-steps:]] for run in runs], 0)
+    seconds = np.sum([[step.seconds for step in run.steps[-steps:]] for run in runs], 0)
+    ones = np.ones(window)
+    return np.asarray(np.convolve(tokens, ones, "valid") / np.convolve(seconds, ones, "valid"))
+
+
+def steeper(profile: Profile, factor: float) -> Profile:
+    """A profile of the wrong shape: what more positions cost, times ``factor``; the first point stays."""
+    floor = profile.seconds[0]
+    return replace(profile, seconds=tuple(floor + (s - floor) * factor for s in profile.seconds))
+
+
+def wrong_profiles(profile: Profile) -> dict[str, Profile]:
+    """By name; the right one among them, since a controller that starts knows nothing of the yields either."""
+    return {
+        "right": profile,
+        "times x 2": profile.scaled(2),
+        "times / 2": profile.scaled(0.5),
+        "slope x 2": steeper(profile, 2),
+        "slope / 2": steeper(profile, 0.5),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Sustained:
+    """The highest rate of arrivals that a scheme keeps up with, in requests a second, and what it was like then."""
+
+    scheme: str
+    bursty: bool
+    rate: float
+    tpot_p90_s: float
+    wait_s: float
+    rows: float
+    chunk: float
+
+
+def sustained(
+    setting: Setting, scheme: Scheme, *, bursty: bool, tpot_s: float = 0.05, count: int = 800, rounds: int = 5
+) -> Sustained:
+    """Bisect for the highest rate at which 90 % of the requests take ``tpot_s`` a token or less, and none wait long."""
+    limit = _capacity(setting, scheme)
+    low, high = 0.4 * limit, 1.05 * limit
+    best = serve(setting, scheme, low, bursty=bursty, tpot_s=tpot_s, count=count)
+    while not good(best, tpot_s) and low > 0.02 * limit:
+        low, high = low / 2, low
+        best = serve(setting, scheme, low, bursty=bursty, tpot_s=tpot_s, count=count)
+    for _ in range(rounds):
+        rate = (low + high) / 2
+        found = serve(setting, scheme, rate, bursty=bursty, tpot_s=tpot_s, count=count)
+        low, high, best = (rate, high, found) if good(found, tpot_s) else (low, rate, best)
+    return best if good(best, tpot_s) else replace(best, rate=0.0)
+
+
+def good(seen: Sustained, tpot_s: float) -> bool:
+    """Whether a rate is sustained."""
+    return seen.tpot_p90_s <= tpot_s and seen.wait_s <= WAIT_S
+
+
+def serve(setting: Setting, scheme: Scheme, rate: float, *, bursty: bool, tpot_s: float, count: int) -> Sustained:
+    """Requests arrive at ``rate``, in a system that already has about as many as it will."""
+    world = _server(setting, scheme, tpot_s)
+    warm = min(MOST_ROWS, round(rate * ANSWER * tpot_s / 2))
+    for place in range(warm):
+        source = place % len(setting.recording.tasks)
+        world.add(Arrival(0.0, PROMPT, 1 + ANSWER * place // warm, source))
+    run = world.open(
+        arrivals(setting.recording, rate, count, prompt=PROMPT, answer=ANSWER, bursty=bursty, seed=setting.seed + 1),
+        most_waiting=warm + count // 4,
+    )
+    lives = [life for life in run.lives[warm:] if life.first is not None]
+    done = [life.tpot_s for life in lives if life.tokens == life.arrival.answer]
+    if len(lives) < count:
+        return Sustained(scheme.name, bursty, rate, np.inf, np.inf, 0.0, 0.0)
+    waits = [life.first - life.arrival.at for life in lives[-count // 5 :] if life.first is not None]
+    return Sustained(
+        scheme.name, bursty, rate, float(np.percentile(done, 90)), float(np.median(waits)),
+        float(np.mean([step.rows for step in run.steps])), float(np.mean([step.chunk for step in run.steps])),
+    )  # fmt: skip
+
+
+def _server(setting: Setting, scheme: Scheme, tpot_s: float) -> World:
+    return World(
+        setting.recording, setting.table, scheme, profile=setting.profile, max_rows=MOST_ROWS, kv_tokens=KV_TOKENS,
+        tpot_s=tpot_s, seed=setting.seed,
+    )  # fmt: skip
+
+
+def _capacity(setting: Setting, scheme: Scheme) -> float:
+    """Requests a second with as many at a time as there may be, however long each takes."""
+    world = _server(setting, scheme, np.inf)
+    draw = iter(
+        arrivals(setting.recording, 1.0, 100_000, prompt=PROMPT, answer=ANSWER, bursty=False, seed=setting.seed + 3)
+    )
+    run = world.closed(MOST_ROWS, 200, lambda: next(draw))
+    return run.throughput(100) / ANSWER
+
+
+def burst(setting: Setting, scheme: Scheme, rate: float, *, count: int, tpot_s: float = 0.05) -> Run:
+    """Bursty arrivals, step by step."""
+    world = _server(setting, scheme, tpot_s)
+    return world.open(
+        arrivals(setting.recording, rate, count, prompt=PROMPT, answer=ANSWER, bursty=True, seed=setting.seed + 1)
+    )

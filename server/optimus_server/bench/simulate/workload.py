@@ -1,0 +1,46 @@
+"""Who asks what, and when: loads that stay, and requests that arrive."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from optimus_server.bench.simulate.recording import BLOCK, Recording
+from optimus_server.bench.simulate.world import Arrival
+
+# The day of bursty arrivals: in each period of so many seconds, this share of it has this many times the mean rate.
+PERIOD_S, BURST_SHARE, BURST = 10.0, 0.2, 3.0
+
+
+def endless(recording: Recording, context: int, *, seed: int) -> Callable[[], Arrival]:
+    """Requests for a constant load, each as long as it was when it was recorded.
+
+    All share a prompt of ``context`` tokens and one more, so that only the first computes it: what is left is decoding.
+    """
+    rng = np.random.default_rng(seed)
+    lengths = [int(steps.sum(dtype=np.int64)) for steps in recording.advances[BLOCK]]
+
+    def draw() -> Arrival:
+        source = int(rng.integers(len(lengths)))
+        return Arrival(0.0, context + 1, lengths[source], source, shared=True)
+
+    return draw
+
+
+def arrivals(
+    recording: Recording, rate: float, count: int, *, prompt: int, answer: int, bursty: bool, seed: int
+) -> list[Arrival]:
+    """``count`` requests at ``rate`` a second on average: a Poisson process, of constant rate or in bursts."""
+    rng = np.random.default_rng(seed)
+    due = np.cumsum(rng.exponential(1 / rate, count))
+    if bursty:
+        due = _bursts(due)
+    return [Arrival(float(at), prompt, answer, int(rng.integers(len(recording.tasks)))) for at in due]
+
+
+def _bursts(due: np.ndarray) -> np.ndarray:
+    """Arrival times, moved so that their density follows the bursts; periods stay what they are."""
+    rest = (1 - BURST * BURST_SHARE) / (1 - BURST_SHARE)
+    period, phase = np.divmod(due / PERIOD_S, 1)
+    within = BURST * BURST_SHARE
+    moved = np.where(phase < within, phase / BURST, BURST_SHARE + (phase - within) / rest)
+    return np.asarray((period + moved) * PERIOD_S)

@@ -1,0 +1,293 @@
+"""A simulated machine: the real engine on a clock of its own, with a latency table and replayed commits for a model."""
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+
+from optimus_server.bench.simulate.recording import BLOCK, Recording
+from optimus_server.engine.elastic.latency import LatencyModel, Profile
+from optimus_server.engine.engine import Engine, EngineOptions
+from optimus_server.engine.request import Commits, Committed, Finished, Params, Policy, Request
+from optimus_server.engine.step import Step
+from optimus_server.engine.telemetry import Decision
+from optimus_server.errors import SettingsError
+
+PAGE = 64
+
+
+def load_profile(path: Path) -> Profile:
+    """A latency table: a profile as `optimus profile` writes it. Raises SettingsError if it is none."""
+    try:
+        return Profile.from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SettingsError(f"{path} is not a latency profile: {error}", param="profile") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How requests are decoded: a policy with a chunk size, or the controller's choice (None)."""
+
+    name: str
+    policy: Policy = "chunk"
+    chunk: int | None = None
+    ragged: bool = True
+
+    @classmethod
+    def elastic(cls, *, ragged: bool = True) -> "Scheme":
+        return cls("elastic" if ragged else "uniform", ragged=ragged)
+
+    @classmethod
+    def fixed(cls, chunk: int) -> "Scheme":
+        return cls(f"chunk {chunk}", chunk=chunk)
+
+    @classmethod
+    def block(cls, size: int) -> "Scheme":
+        return cls(f"block {size}", "block", size)
+
+
+# Autoregressive decoding by a model of the same size: what chunk 1 of a shifted model is.
+AR = Scheme("AR", chunk=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One request of a workload: when it comes, its lengths in tokens, and whose recording it replays."""
+
+    at: float
+    prompt: int
+    answer: int
+    source: int
+    shared: bool = False
+    """Its prompt is the same as everybody's, so only the first has to compute it."""
+
+
+@dataclass(slots=True)
+class Life:
+    """What became of one request, in seconds of the simulation; None while it has not come to that."""
+
+    arrival: Arrival
+    first: float | None = None
+    last: float | None = None
+    tokens: int = 0
+
+    @property
+    def tpot_s(self) -> float:
+        """Time per output token after the first step's."""
+        assert self.first is not None
+        assert self.last is not None
+        return (self.last - self.first) / max(1, self.arrival.answer - 1)
+
+
+@dataclass(slots=True)
+class StepLog:
+    """One step: when it ended, what it computed and committed, what the controller chose and why."""
+
+    end: float
+    seconds: float
+    rows: int
+    positions: int
+    tokens: int
+    chunk: int
+    reason: str
+    predicted_s: float
+
+
+@dataclass(slots=True)
+class Run:
+    """All that a simulation saw."""
+
+    lives: list[Life] = field(default_factory=list)
+    steps: list[StepLog] = field(default_factory=list)
+
+    def throughput(self, skip: int) -> float:
+        """Tokens a second, without the first ``skip`` steps."""
+        steps = self.steps[skip:]
+        return sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
+
+
+class Machine:
+    """Runs steps in simulated time (a ``StepRunner``).
+
+    Args:
+        table: true step times.
+        noise: standard deviation of the logarithm of a step's time.
+    """
+
+    def __init__(self, recording: Recording, table: Profile, scheme: Scheme, *, noise: float, seed: int) -> None:
+        self.now = 0.0
+        block_size, shift = (1, 1) if scheme is AR else (recording.block_size, recording.shift)
+        config = SimpleNamespace(block_size=block_size, logit_shift=shift, max_position_embeddings=1 << 20)
+        self.config = cast(Any, config)
+        self._truth = LatencyModel(table)
+        self._noise, self._rng = noise, np.random.default_rng(seed)
+        self._paths = [
+            {
+                size: np.concatenate([[0], np.cumsum(steps[i], dtype=np.int64)])
+                for size, steps in recording.advances.items()
+            }
+            for i in range(len(recording.tasks))
+        ]
+        # Where each request is: chunk size and step of the recording it replays.
+        self._places: dict[str, tuple[int, int]] = {}
+        self._nearest: dict[int, int] = {}
+        self.decisions: list[Decision] = []
+
+    def run(self, step: Step) -> list[Commits]:
+        """A ``Commits`` for each row: a run of tokens from the frontier on."""
+        self.decisions.append(step.decision)
+        seconds = self._truth.predict(step.decision.positions, step.decision.kv_tokens)
+        self.now += seconds * float(np.exp(self._noise * self._rng.standard_normal()))
+        return [self._commits(row.request, row.stop) for row in step.rows]
+
+    def _commits(self, request: Request, stop: int) -> Commits:
+        block, frontier = request.block_size, request.frontier
+        masks = min(stop + request.shift - frontier, block - frontier % block)
+        if masks <= 0:
+            return _NOTHING
+        count = 1 if block == 1 else min(masks, self._advance(request))
+        tokens, logprobs = _ZEROS[count]
+        return Commits(np.arange(frontier, frontier + count), tokens, logprobs, valid=True, offered=masks)
+
+    def _advance(self, request: Request) -> int:
+        """How far the recorded request went from here: through the rest of a run that was cut, or its next step."""
+        paths = self._paths[source_of(request.id)]
+        size = BLOCK if request.params.policy == "block" else self._recorded(request.chunk)
+        path = paths[size]
+        done = (request.frontier - request.prompt_len) % int(path[-1])
+        before, step = self._places.get(request.id, (-1, 0))
+        if size != before or path[step] < done or step == len(path) - 1:
+            # Steps that moved nothing are not taken again: what they committed out of order stays.
+            old = paths[before] if before >= 0 else path
+            waited = step - int(np.searchsorted(old, done)) if old[step] == done else 0
+            first, last = (int(np.searchsorted(path, done, side)) for side in ("left", "right"))
+            step = min(first + waited, max(first, last - 1))
+        if path[step] == done:
+            step += 1
+        self._places[request.id] = size, step
+        return int(path[step]) - done
+
+    def _recorded(self, chunk: int) -> int:
+        """The recorded chunk size that is nearest."""
+        if chunk not in self._nearest:
+            self._nearest[chunk] = min(self._paths[0], key=lambda size: abs(size - chunk))
+        return self._nearest[chunk]
+
+
+_ZEROS = [(np.zeros(count, np.int64), np.zeros(count)) for count in range(257)]
+_NOTHING = Commits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), valid=True, offered=0)
+
+
+def source_of(request_id: str) -> int:
+    return int(request_id.rsplit("/", 1)[1])
+
+
+class World:
+    """An engine on a ``Machine``, and what it was seen to do.
+
+    Args:
+        profile: what the controller believes about step times; the machine's own table by default.
+        max_rows: requests that run at once.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        table: Profile,
+        scheme: Scheme,
+        *,
+        profile: Profile | None = None,
+        max_rows: int = 512,
+        kv_tokens: int = 1 << 21,
+        prefill_budget: int = 2048,
+        tpot_s: float | None = None,
+        noise: float = 0.02,
+        seed: int = 0,
+    ) -> None:
+        self.scheme, self.machine = scheme, Machine(recording, table, scheme, noise=noise, seed=seed)
+        self.run = Run()
+        options = EngineOptions(
+            pages=kv_tokens // PAGE,
+            page_size=PAGE,
+            max_rows=max_rows,
+            prefill_budget=prefill_budget,
+            profile=profile or table,
+            tpot_s=tpot_s,
+            ragged=scheme.ragged,
+        )
+        self.engine = Engine(self.machine, options, clock=lambda: self.machine.now)
+        self._lives: dict[str, Life] = {}
+        self._gone: set[str] = set()
+
+    def add(self, arrival: Arrival) -> None:
+        """A request enters now."""
+        name = f"{len(self.run.lives)}/{arrival.source}"
+        prompt = np.zeros(arrival.prompt, int) if arrival.shared else np.arange(arrival.prompt) + len(self.run.lives)
+        params = Params(max_new_tokens=arrival.answer, policy=self.scheme.policy, chunk=self.scheme.chunk)
+        config = self.machine.config
+        request = Request(name, tuple(prompt.tolist()), params, block_size=config.block_size, shift=config.logit_shift)
+        self.engine.add(request)
+        life = self._lives[name] = Life(arrival)
+        self.run.lives.append(life)
+
+    def step(self) -> int:
+        """One step; returns how many requests ended with it."""
+        ended = tokens = 0
+        before = self.machine.now
+        for name, event in self.engine.step():
+            if name in self._gone:
+                continue
+            life = self._lives[name]
+            match event:
+                case Committed(ids):
+                    life.first = life.first or self.machine.now
+                    life.last, life.tokens = self.machine.now, life.tokens + len(ids)
+                    tokens += len(ids)
+                case Finished():
+                    ended += 1
+                    del self._lives[name]
+        while self.machine.decisions:
+            decision = self.machine.decisions.pop()
+            log = StepLog(
+                end=self.machine.now,
+                seconds=self.machine.now - before,
+                rows=decision.rows,
+                positions=decision.positions,
+                tokens=tokens,
+                chunk=decision.chunk,
+                reason=decision.reason,
+                predicted_s=decision.predicted_s,
+            )
+            self.run.steps.append(log)
+        return ended
+
+    def leave(self, count: int) -> None:
+        """So many requests end now, if any: their clients are gone. They say nothing about times any more."""
+        for name in list(self._lives)[: max(0, count)]:
+            self.engine.cancel(name)
+            del self._lives[name]
+            self._gone.add(name)
+
+    def closed(self, concurrency: int, steps: int, draw: Callable[[], Arrival]) -> Run:
+        """A constant load: ``concurrency`` requests at all times, each followed by the next, for ``steps`` steps."""
+        for _ in range(steps):
+            while len(self._lives) < concurrency:
+                self.add(draw())
+            self.step()
+        return self.run
+
+    def open(self, arrivals: Iterable[Arrival], *, most_waiting: float = math.inf) -> Run:
+        """Requests that come when they come; runs until all are answered, or too many wait."""
+        waiting = list(arrivals)[::-1]
+        while (waiting or self._lives) and self.engine.load().waiting <= most_waiting:
+            if not self._lives:
+                self.machine.now = max(self.machine.now, waiting[-1].at)
+            while waiting and waiting[-1].at <= self.machine.now:
+                self.add(waiting.pop())
+            self.step()
+        return self.run

@@ -1,0 +1,148 @@
+"""``optimus bench simulate``: the real engine and controller on a simulated machine."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from optimus_server.bench.simulate import workload
+from optimus_server.bench.simulate.recording import DATA, Recording
+from optimus_server.bench.simulate.scenarios import (
+    Setting,
+    constant,
+    load_step,
+    serve,
+    steeper,
+    sustained,
+)
+from optimus_server.bench.simulate.world import AR, Arrival, Scheme, World, load_profile
+from optimus_server.cli import main
+
+TABLE = load_profile(DATA / "h100-8b.json")
+
+
+@pytest.fixture(scope="module", params=["demo", "demo-sdar"])
+def setting(request):
+    return Setting(recording=Recording.load(DATA / f"{request.param}.npz"), table=TABLE)
+
+
+# TPF and computed positions per token in the models' cards, over 2,000 prompts decoded for real.
+CARDS = {1: {4: (2.01, 1.97), 16: (3.63, 3.94)}, 0: {4: (1.71, 2.29), 16: (3.63, 3.88)}}
+
+
+@pytest.mark.parametrize("chunk", [4, 16])
+def test_a_replay_advances_as_the_recording_and_the_real_model_did(setting, chunk):
+    recording = setting.recording
+    world = World(recording, TABLE, Scheme.fixed(chunk), max_rows=1, noise=0.0)
+    steps = tokens = computed = 0
+    for source, advances in enumerate(recording.advances[chunk]):
+        answer = int(advances.sum(dtype=int))
+        run = world.open([Arrival(0.0, 64, answer, source)])
+        assert sum(step.tokens for step in run.steps) == answer
+        steps, tokens = steps + len(run.steps), tokens + answer
+        computed += sum(step.positions for step in run.steps) - 64
+        run.steps.clear()
+    tpf, per_token = CARDS[recording.shift][chunk]
+    assert tokens / steps == pytest.approx(tpf, rel=0.1)
+    assert computed / tokens == pytest.approx(per_token, rel=0.1)
+    if recording.shift:  # else rows that only write KV are steps, too, and are not recorded
+        assert steps == pytest.approx(sum(map(len, recording.advances[chunk])), rel=0.06)
+
+
+def test_step_times_are_the_tables(setting):
+    run = World(setting.recording, TABLE, AR, noise=0.0).open([Arrival(0.0, 64, 32, 0)])
+    assert run.steps[-1].seconds == pytest.approx(6.18e-3 + 95 * TABLE.per_kv_token)
+    assert sum(step.tokens for step in run.steps) == 32
+
+
+@pytest.mark.parametrize("batch", [32, 256])
+def test_elastic_is_level_with_the_best_fixed_chunk(setting, batch):
+    fixed = [constant(setting, Scheme.fixed(chunk), batch, 60).rate for chunk in (2, 3, 8, 12, 16, 32, 64)]
+    elastic = constant(setting, Scheme.elastic(), batch, 60)
+    assert elastic.rate >= 0.97 * max(fixed)
+    if batch == 256:  # 32 requests still change levels more often: engine/README.md
+        assert elastic.changes <= 1
+
+
+def test_shifted_models_end_as_autoregressive_ones():
+    setting = Setting(recording=Recording.load(DATA / "demo.npz"), table=TABLE)
+    elastic, ar = (constant(setting, scheme, 300, 60) for scheme in (Scheme.elastic(), AR))
+    assert elastic.chunk == 1
+    assert elastic.rate >= 0.98 * ar.rate
+
+
+def test_it_settles_when_the_load_jumps(setting):
+    found = load_step(setting, 4, 128, steps=60, seeds=1)
+    assert found.chunks[0] > found.chunks[-1]
+    assert found.steps <= 50
+
+
+@pytest.mark.parametrize("wrong", [TABLE.scaled(2), TABLE.scaled(0.5), steeper(TABLE, 2)], ids=["x2", "/2", "slope"])
+def test_it_heals_from_a_wrong_profile(setting, wrong):
+    world = replace(setting, profile=wrong).world(Scheme.elastic(), 32)
+    run = world.closed(32, 120, workload.endless(setting.recording, 128, seed=1))
+    late = [np.log(step.predicted_s / step.seconds) for step in run.steps[80:]]
+    assert abs(np.mean(late)) < 0.05
+
+
+def test_the_same_seed_is_the_same_simulation(setting):
+    first, again = (constant(setting, Scheme.elastic(), 16, 20) for _ in range(2))
+    assert first == again
+    assert first != constant(replace(setting, seed=1), Scheme.elastic(), 16, 20)
+
+
+def test_bursts_keep_the_mean_rate_and_the_order(setting):
+    calm, bursty = (
+        workload.arrivals(setting.recording, 50, 4000, prompt=8, answer=8, bursty=bursty, seed=3)
+        for bursty in (False, True)
+    )
+    at = np.array([arrival.at for arrival in bursty])
+    assert (np.diff(at) >= 0).all()
+    assert at[-1] == pytest.approx(calm[-1].at, rel=0.1)
+    in_bursts = (at % workload.PERIOD_S) < workload.BURST_SHARE * workload.PERIOD_S
+    assert in_bursts.mean() == pytest.approx(0.6, abs=0.05)
+
+
+def test_too_many_arrivals_are_not_sustained(setting):
+    seen = serve(setting, Scheme.block(32), 1000.0, bursty=False, tpot_s=0.05, count=60)
+    assert seen.wait_s > 0.5 or seen.tpot_p90_s > 0.05
+    found = sustained(setting, Scheme.fixed(32), bursty=False, count=40, rounds=2)
+    assert 0 < found.rate < 1000
+    assert found.tpot_p90_s <= 0.05
+
+
+def test_recordings_are_saved_and_loaded(setting, tmp_path):
+    stories = setting.recording.of_tasks(["story"])
+    stories.save(tmp_path / "stories.npz")
+    again = Recording.load(tmp_path / "stories.npz")
+    assert again.tasks == ("story",) * 13
+    assert all(
+        (one == two).all()
+        for chunk, steps in stories.advances.items()
+        for one, two in zip(steps, again.advances[chunk], strict=True)
+    )
+
+
+def test_the_command_prints_tables_and_writes_figures_and_plots(tmp_path, capsys):
+    flags = ["--quick", "--batch", "64", "--context", "128", "2048", "--task", "story", "sort"]
+    assert main(["bench", "simulate", *flags, "--json", f"{tmp_path}/all.json", "--plots", f"{tmp_path}/plots"]) == 0
+    report = json.loads((tmp_path / "all.json").read_text())
+    assert {(p["batch"], p["context"]) for p in report["constant"]} == {(64, 128), (64, 2048)}
+    assert {"AR", "block 32", "chunk 1", "chunk 64", "elastic"} <= {p["scheme"] for p in report["constant"]}
+    assert (tmp_path / "plots/throughput.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 2048 | 64 |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--commits", "/nowhere"], "/nowhere is not a recording"),
+        (["--profile", "/nowhere"], "/nowhere is not a latency profile"),
+        (["--task", "poems"], "no task poems"),
+        (["--record", "/nowhere"], "--record needs --out"),
+    ],
+)
+def test_what_cannot_be_simulated_is_exit_code_2(capsys, flags, problem):
+    assert main(["bench", "simulate", "--quick", *flags]) == 2
+    assert problem in capsys.readouterr().err
