@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimus_server.api.exchange import Facts
 from optimus_server.demo import MODELS
 from optimus_server.engine.request import Failed, Request
+from optimus_server.engine.telemetry import Feed
 from optimus_server.errors import ModelError, SettingsError
-from optimus_server.service import EngineLike
-from optimus_server.settings import Settings, default_threads
-from optimus_server.text.prompt import Ask, Prompter, Rules, Sampling
+from optimus_server.inbox import EngineLike
+from optimus_server.settings import Settings, default_threads, state_directory
+from optimus_server.text.ask import Ask, Rules, Sampling
+from optimus_server.text.prompt import Prompter
 from optimus_server.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import torch
 
+    from optimus_server.engine.elastic.latency import Profile
+    from optimus_server.engine.engine import Engine
+    from optimus_server.engine.runner import Runner
     from optimus_server.models.config import ModelConfig
 
 logger = logging.getLogger(__name__)
@@ -35,32 +42,67 @@ GPU_KV_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What ``create_app`` serves; ``shift`` is the model's logit shift."""
+    """What ``create_app`` serves; ``shift`` is the model's logit shift, ``feed`` what the engine tells of its steps."""
 
     engine: EngineLike
     prompter: Prompter
     facts: Facts
     shift: int
+    feed: Feed = field(default_factory=Feed)
 
 
 def build_backend(settings: Settings) -> Backend:
-    """Load the model, allocate its KV memory and answer one prompt for warm-up; each step is a line of log.
+    """Load the model, allocate its KV memory, measure step times and answer one prompt; each is a line of log.
 
     Raises:
         ModelError: the checkpoint cannot be served.
         SettingsError: a setting does not fit the checkpoint or this machine.
     """
+    from optimus_server.engine.elastic.latency import LatencyModel
+
+    engine, runner, path = build_engine(settings)
+    config, on_cpu = engine.config, runner.device.type == "cpu"
+    tokenizer = Tokenizer.load(path)
+    rules = make_rules(settings, config, capacity=engine.capacity, sampling=Sampling.load(path))
+    facts = Facts(
+        model_id=settings.model_id or DEMO_MODEL_ID,
+        model_type=config.model_type,
+        dtype=str(runner.dtype).removeprefix("torch."),
+        device=runner.device.type,
+        mask_token_id=config.mask_token_id,
+        compute_type=settings.compute_type or f"{'cpu' if on_cpu else 'gpu'}+optimized",
+        kv_tokens=engine.options.pages * settings.page_size,
+        model_sha=hashlib.sha256((path / "config.json").read_bytes()).hexdigest()[:16],
+    )
+    began = time.perf_counter()
+    prompt = Prompter(tokenizer, rules).prompt(Ask(inputs="Hello", max_new_tokens=1))
+    engine.add(Request("warm-up", prompt.ids, prompt.params, block_size=config.block_size, shift=config.logit_shift))
+    while engine.busy:
+        if failed := next((e for _, e in engine.step() if isinstance(e, Failed)), None):
+            raise ModelError(f"warm-up failed: {failed.message}")
+    logger.info("Warm-up: %.1f s", time.perf_counter() - began)
+    if not settings.no_profile:
+        engine.controller.latency = LatencyModel(measured(engine, runner))
+    return Backend(engine, Prompter(tokenizer, rules), facts, config.logit_shift, engine.feed)
+
+
+def build_engine(settings: Settings) -> tuple[Engine, Runner, Path]:
+    """The model in an engine that knows nothing of step times yet, its runner, and the directory it came from.
+
+    Raises:
+        ModelError, SettingsError: as ``build_backend``.
+    """
     import torch
 
     from optimus_server.engine.engine import Engine, EngineOptions
+    from optimus_server.engine.runner import Runner
     from optimus_server.models.cache import page_bytes
     from optimus_server.models.loader import load_model
 
     path = Path(settings.model_id) if settings.model_id else DEMO_MODEL
-    model_id = settings.model_id or DEMO_MODEL_ID
     device = _device(settings.device)
     torch.set_num_threads(settings.threads or default_threads())
-    logger.info("Loading %s on %s", model_id, device)
+    logger.info("Loading %s on %s", settings.model_id or DEMO_MODEL_ID, device)
     model = load_model(
         path,
         device=device,
@@ -68,13 +110,11 @@ def build_backend(settings: Settings) -> Backend:
         block_size=settings.block_size,
         mask_token_id=settings.mask_token_id,
     )
-    tokenizer = Tokenizer.load(path)
     config, weight = model.config, next(model.net.parameters())
-    dtype = str(weight.dtype).removeprefix("torch.")
     millions = sum(parameter.numel() for parameter in model.net.parameters()) / 1e6
     logger.info(
         "Model: %s, %.1f M parameters in %s, block size %d",
-        config.model_type, millions, dtype, config.block_size,
+        config.model_type, millions, str(weight.dtype).removeprefix("torch."), config.block_size,
     )  # fmt: skip
 
     one_page = page_bytes(config, page_size=settings.page_size, dtype=weight.dtype)
@@ -86,31 +126,42 @@ def build_backend(settings: Settings) -> Backend:
         max_rows=settings.max_batch_size,
         prefill_budget=_prefill_budget(settings, config.block_size, on_cpu=device.type == "cpu"),
         share_prefix=not settings.no_prefix_cache,
+        tpot_s=settings.tpot_slo_ms and settings.tpot_slo_ms / 1e3,
     )
-    kv_tokens = pages * settings.page_size
     mebibytes, available = pages * one_page / 2**20, _memory(device) / 2**20
     if mebibytes > available:
         raise SettingsError(f"the KV pool needs {mebibytes:.0f} MiB, {device} has {available:.0f}", param="kv_pages")
-    logger.info("KV pool: %d tokens, %.0f MiB", kv_tokens, mebibytes)
-    engine = Engine(model, options)
-    rules = make_rules(settings, config, capacity=engine.capacity, sampling=Sampling.load(path))
-    facts = Facts(
-        model_id=model_id,
-        model_type=config.model_type,
-        dtype=dtype,
-        device=device.type,
-        mask_token_id=config.mask_token_id,
-        compute_type=settings.compute_type or f"{'cpu' if device.type == 'cpu' else 'gpu'}+optimized",
-        kv_tokens=kv_tokens,
-    )
-    began = time.perf_counter()
-    prompt = Prompter(tokenizer, rules).prompt(Ask(inputs="Hello", max_new_tokens=1))
-    engine.add(Request("warm-up", prompt.ids, prompt.params, block_size=config.block_size, shift=config.logit_shift))
-    while engine.busy:
-        if failed := next((e for _, e in engine.step() if isinstance(e, Failed)), None):
-            raise ModelError(f"warm-up failed: {failed.message}")
-    logger.info("Warm-up: %.1f s", time.perf_counter() - began)
-    return Backend(engine, Prompter(tokenizer, rules), facts, config.logit_shift)
+    logger.info("KV pool: %d tokens, %.0f MiB", pages * settings.page_size, mebibytes)
+    runner = Runner(model, pages=options.pages, page_size=options.page_size)
+    return Engine(runner, options), runner, path
+
+
+def measured(engine: Engine, runner: Runner, *, again: bool = False) -> Profile:
+    """This model's step times on this device: as stored, or measured now and stored.
+
+    Args:
+        again: measure, whatever is stored.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from optimus_server.engine import profile
+
+    options = engine.options
+    largest = options.max_rows * 2 * engine.config.block_size + options.prefill_budget
+    known = None if again else profile.load(state_directory(), runner)
+    if known is None:
+        began = time.perf_counter()
+        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+            task = bar.add_task("measuring step times", total=1.0)
+            known = profile.measure(
+                runner, max_positions=largest, progress=lambda share: bar.update(task, completed=share)
+            )
+        profile.save(state_directory(), runner, known)
+        logger.info("Latency profile: measured in %.1f s", time.perf_counter() - began)
+    else:
+        logger.info("Latency profile: from an earlier start")
+    return known
 
 
 def make_rules(settings: Settings, config: ModelConfig, *, capacity: int, sampling: Sampling) -> Rules:
@@ -137,7 +188,7 @@ def make_rules(settings: Settings, config: ModelConfig, *, capacity: int, sampli
             param="max_input_tokens",
         )
     longest = 2 * config.block_size
-    if "chunk" in settings.model_fields_set and settings.chunk > longest:
+    if settings.chunk and settings.chunk > longest:
         raise SettingsError(
             f"`chunk` must be <= {longest}, twice the block size. Given: {settings.chunk}", param="chunk"
         )
@@ -147,9 +198,13 @@ def make_rules(settings: Settings, config: ModelConfig, *, capacity: int, sampli
         max_input_tokens=inputs,
         max_total_tokens=total,
         max_stop_sequences=settings.max_stop_sequences,
+        ignore_unsupported=settings.ignore_unsupported_parameters,
+        max_best_of=settings.max_best_of,
+        max_choices=settings.max_client_batch_size,
+        max_top_n_tokens=settings.max_top_n_tokens,
         stop_ids=config.eos_token_ids,
         policy=settings.policy,
-        chunk=min(settings.chunk, longest),
+        chunk=settings.chunk,
         threshold=config.threshold if settings.threshold is None else settings.threshold,
         sampling=sampling,
     )

@@ -1,22 +1,18 @@
 """The command ``optimus``: flags to settings, and what a person sees while a server starts."""
 
 import argparse
+import contextlib
+import importlib
 import json
 import logging
-import signal
 import socket
 import sys
 import time
 from collections.abc import Sequence
-from types import FrameType
-from typing import TYPE_CHECKING, Any
 
-from optimus_server import __version__, settings
+from optimus_server import __version__, logs, settings
 from optimus_server.errors import ModelError, SettingsError
 from optimus_server.settings import Settings
-
-if TYPE_CHECKING:
-    from optimus_server.service import Service
 
 logger = logging.getLogger("optimus_server")
 
@@ -24,6 +20,14 @@ CURL = """\
   curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{{"messages": [{{"role": "user", "content": "{question}"}}], "stream": true}}'"""
 QUESTION = "How does diffusion decoding work?"
+
+BENCHMARKS = {
+    "decode": "decoding speed of the engine, without HTTP",
+    "serve": "latency and throughput of a running server, over HTTP",
+    "accuracy": "accuracy and tokens per step of a checkpoint, policy x chunk size",
+    "simulate": "the controller against every fixed chunk size, on a simulated GPU",
+}
+"""Each has a module in ``bench``, which holds its flags."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,104 +54,88 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     settings.add_arguments(serve)
     serve.set_defaults(run=_serve)
 
-    demo = commands.add_parser("demo", help="train or evaluate the demo model")
+    profile = commands.add_parser(
+        "profile", help="measure step times of a model on this machine, which the server chooses chunk sizes by"
+    )
+    profile.add_argument("model", nargs="?", metavar="MODEL", help="model directory (default: the demo model)")
+    settings.add_arguments(profile)
+    profile.set_defaults(run=_profile)
+
+    demo = commands.add_parser("demo", help="train the demo model, or widen it to the geometry of a large one")
     if "demo" in argv[:1]:
         from optimus_server.demo import command
 
         command.add_arguments(demo)
         demo.set_defaults(run=command.run)
 
-    bench = commands.add_parser("bench", help="measure speed")
-    kinds = bench.add_subparsers(dest="bench", required=True, metavar="KIND")
-    decode = kinds.add_parser("decode", help="decoding speed of the engine, without HTTP")
-    if list(argv[:2]) == ["bench", "decode"]:
-        from optimus_server.bench import decode as bench_decode
+    log = commands.add_parser("log", help="ask the request log")
+    migrate = commands.add_parser("migrate", help="bring the request log's tables up to date")
+    if argv[:1] and argv[0] in ("log", "migrate"):
+        from optimus_server.store import command as store_command
 
-        bench_decode.add_arguments(decode)
-        decode.set_defaults(run=bench_decode.run)
+        store_command.add_arguments(log)
+        log.set_defaults(run=store_command.run)
+        store_command.add_place(migrate)
+        migrate.set_defaults(run=store_command.run_migrate)
+
+    bench = commands.add_parser("bench", help="measure speed and accuracy")
+    kinds = bench.add_subparsers(dest="bench", required=True, metavar="KIND")
+    for kind, text in BENCHMARKS.items():
+        chosen = kinds.add_parser(kind, help=text)
+        if list(argv[:2]) == ["bench", kind]:
+            module = importlib.import_module(f"optimus_server.bench.{kind}")
+            module.add_arguments(chosen)
+            chosen.set_defaults(run=module.run)
     return parser
 
 
-def _serve(args: argparse.Namespace) -> int:
+def _settings(args: argparse.Namespace) -> Settings:
     flags = {name: value for name, value in vars(args).items() if name not in ("command", "run", "model")}
     if args.model is not None and flags.setdefault("model_id", args.model) != args.model:
         raise SettingsError(f"the model is given twice: {args.model} and --model-id {flags['model_id']}")
     chosen, warnings = settings.load(flags)
-    _set_up_logging(as_json=chosen.json_output)
+    logs.set_up(as_json=chosen.json_output)
     for warning in warnings:
         logger.warning("%s", warning)
-    listener = _listen(chosen)
-    with listener:
-        # Importing torch and transformers takes seconds; bad flags and a taken port should not.
-        import uvicorn
+    return chosen
 
-        from optimus_server.app import create_app
+
+def _profile(args: argparse.Namespace) -> int:
+    """Measure, store for the next start, and print as the file that `optimus bench simulate --profile` takes."""
+    from optimus_server.backend import build_engine, measured
+
+    engine, runner, _ = build_engine(_settings(args))
+    print(json.dumps(measured(engine, runner, again=True).to_json()))
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    chosen = _settings(args)
+    with contextlib.ExitStack() as held:
+        listener = held.enter_context(_listen(chosen))
+        # Importing torch and transformers takes seconds; bad flags, a taken port and a bad log should not.
+        from optimus_server.store import start
+
+        open_log = start.prepare(chosen)
+
+        from optimus_server.app import create_app, instance
         from optimus_server.backend import build_backend
+        from optimus_server.serve import Drain, Server
 
         began = time.perf_counter()
-        app = create_app(chosen, build_backend(chosen))
-
-        class Server(uvicorn.Server):
-            """Drains before it stops, and says when it is ready."""
-
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                _announce(listener, time.perf_counter() - began, example=not chosen.json_output)
-
-            def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-                drain.signal(self, sig)
-
-            async def on_tick(self, counter: int) -> bool:
-                drain.tick(self)
-                return bool(await super().on_tick(counter))
-
-        drain = Drain(app.state.desk.service, chosen.graceful_termination_timeout)
-        config = uvicorn.Config(
+        backend = build_backend(chosen)
+        recorder = open_log(instance(chosen, backend)) if open_log else None
+        if recorder:
+            # After the last stream, which may end later than the application.
+            held.callback(recorder.close)
+        app = create_app(chosen, backend, recorder)
+        server = Server(
             app,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=5,
+            Drain(app.state.desk.service, chosen.graceful_termination_timeout),
+            ready=lambda: _announce(listener, time.perf_counter() - began, example=not chosen.json_output),
         )
-        server = Server(config)
         server.run(sockets=[listener])
     return 0 if server.started else 1
-
-
-class Drain:
-    """What SIGTERM and SIGINT do.
-
-    After the first, the port stays open, /health and new requests get 503, and running answers have ``timeout_s``
-    to end; those that have not then get an error event, and the server stops with exit code 0. The second ends
-    that time at once, the third does not even wait for the error events.
-    """
-
-    def __init__(self, service: "Service", timeout_s: float) -> None:
-        self._service = service
-        self._timeout_s = timeout_s
-        self._signals: list[int] = []
-        self._deadline: float | None = None
-
-    def signal(self, server: Any, sig: int) -> None:
-        """Runs in the signal handler: only sets flags."""
-        self._signals.append(sig)
-        self._service.draining = True
-        if len(self._signals) > 2:
-            server.should_exit = server.force_exit = True
-
-    def tick(self, server: Any) -> None:
-        """Runs ten times a second in the event loop."""
-        if not self._signals or server.should_exit:
-            return
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._timeout_s
-            logger.info(
-                "%s: stopping; %d requests running, up to %.0f s to end",
-                signal.Signals(self._signals[0]).name, self._service.permits_taken, self._timeout_s,
-            )  # fmt: skip
-        if not self._service.idle and (time.monotonic() > self._deadline or len(self._signals) > 1):
-            self._service.fail_all()
-            server.should_exit = True
-        server.should_exit = server.should_exit or self._service.idle
 
 
 def _listen(chosen: Settings) -> socket.socket:
@@ -170,31 +158,8 @@ def _announce(listener: socket.socket, seconds: float, *, example: bool) -> None
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     logger.info("Ready in %.1f s: %s", seconds, url)
-    if sys.stderr.isatty() or not any(isinstance(h.formatter, JsonLines) for h in logging.getLogger().handlers):
+    if example:
         print(f"\nTry:\n{CURL.format(url=url, question=QUESTION)}\n", file=sys.stderr, flush=True)
-
-
-def _set_up_logging(*, as_json: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonLines() if as_json else logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    logger.setLevel(logging.INFO)
-
-
-class JsonLines(logging.Formatter):
-    """One JSON object a line, with TGI's keys."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z"
-        line = {
-            "timestamp": stamp,
-            "level": record.levelname,
-            "message": record.getMessage(),
-            "target": record.name,
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,17 @@ class ShuttingDown(GenerationFailed):
         super().__init__("Server is shutting down", headers={"retry-after": "5"})
 
 
+class TimedOut(GenerationFailed):
+    """The request has taken longer than the server allows."""
+
+    status = 504
+    code = "timeout"
+    prefix = ""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The request took longer than {seconds:g} s")
+
+
 class EngineStopped(OptimusError):
     """The engine's thread has ended after an error; only a restart helps, and /health says so."""
 

@@ -7,91 +7,29 @@ back in one call into the event loop, however many requests they are for. An idl
 import asyncio
 import contextlib
 import logging
-import queue
 import threading
 import time
-import uuid
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from contextlib import ExitStack
 
 from optimus_server.engine.request import Committed, Event, Request
 from optimus_server.errors import (
     EngineStopped,
-    InvalidRequest,
     OptimusError,
-    Overloaded,
     ShuttingDown,
+    TimedOut,
     Unavailable,
 )
+from optimus_server.inbox import Add, Cancel, EngineLike, Inbox, Knobs, LoadLike, Stop, Turn
+from optimus_server.mailbox import Mailbox, Traced
+from optimus_server.permits import Permits
 from optimus_server.text.prompt import Prompt
+from optimus_server.traces import Traces
 
 logger = logging.getLogger(__name__)
 
 STUCK_AFTER_S = 120.0
 """A step that takes longer makes /health fail. The slowest honest one, prefill on a CPU, takes seconds."""
-
-
-class LoadLike(Protocol):
-    """How busy an engine is; see ``engine.Load``."""
-
-    @property
-    def running(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def free_pages(self) -> int: ...
-    @property
-    def pages(self) -> int: ...
-
-
-class EngineLike(Protocol):
-    """What the service asks of an engine; ``step`` returns the events of all requests, in order."""
-
-    def add(self, request: Request) -> None: ...
-    def cancel(self, request_id: str) -> None: ...
-    @property
-    def busy(self) -> bool: ...
-    def step(self) -> list[tuple[str, Event]]: ...
-    def load(self) -> LoadLike: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Add:
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class _Cancel:
-    request_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    pass
-
-
-class _Mailbox:
-    """Events of one request that its reader has not taken yet; touched by the event loop only."""
-
-    def __init__(self) -> None:
-        self._events: list[Event | OptimusError] = []
-        self._filled = asyncio.Event()
-        self.over = False
-
-    def put(self, event: Event | OptimusError) -> None:
-        """Add an event; the first that is no ``Committed`` is the last, so an end that is here already stands."""
-        if self.over:
-            return
-        self.over = not isinstance(event, Committed)
-        self._events.append(event)
-        self._filled.set()
-
-    async def take(self) -> list[Event | OptimusError]:
-        await self._filled.wait()
-        self._filled.clear()
-        events, self._events = self._events, []
-        return events
 
 
 class Service:
@@ -101,27 +39,42 @@ class Service:
         engine: owned by the service's thread from ``start`` on.
         block_size, shift: of the model, for the requests it makes.
         max_concurrent: permits; one request holds one from ``permit`` to the end of its answer.
+        max_queue_tokens: how much may wait for its first step.
+        timeout_s: how long a request may take from ``submit`` on.
+        tpot_s: the engine's target for the time per output token, until an operator sets another.
 
     Attributes:
         draining: set before a shutdown: new requests are refused, running ones go on.
+        traces: what the engine tells of its steps.
+        knobs: as an operator has set them; change them with ``turn``.
     """
 
-    def __init__(self, engine: EngineLike, *, block_size: int, shift: int, max_concurrent: int) -> None:
+    def __init__(
+        self,
+        engine: EngineLike,
+        *,
+        block_size: int,
+        shift: int,
+        max_concurrent: int,
+        max_queue_tokens: int | None = None,
+        timeout_s: float | None = None,
+        tpot_s: float | None = None,
+    ) -> None:
         self._engine = engine
         self._block_size = block_size
         self._shift = shift
-        self._max_concurrent = max_concurrent
-        self._inbox: queue.SimpleQueue[_Add | _Cancel | _Stop] = queue.SimpleQueue()
-        self._mailboxes: dict[str, _Mailbox] = {}
+        self._permits = Permits(max_concurrent, max_queue_tokens)
+        self._timeout_s = timeout_s
+        self._inbox = Inbox(lambda request, error: self._call(self._deliver, [(request.id, error)]))
+        self._mailboxes: dict[str, Mailbox] = {}
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._step_began: float | None = None
         self._error: str | None = None
         self._closed = False
-        self._holders: set[str] = set()
-        # Left by their readers, but not yet by the engine, whose step may still tell of them.
-        self._leaving: set[str] = set()
+        self.traces = Traces(engine.feed)
         self.draining = False
+        self.knobs = Knobs(tpot_s=tpot_s)
 
     def start(self) -> None:
         """Start the engine's thread; its events come to the running event loop."""
@@ -131,39 +84,59 @@ class Service:
     def fail_all(self) -> None:
         """End every request now, and those still to come: their readers get ``ShuttingDown``."""
         self._closed = True
-        for request_id, mailbox in self._mailboxes.items():
-            mailbox.put(ShuttingDown())
-            self._inbox.put(_Cancel(request_id))
+        for request_id in self._mailboxes:
+            self._end(request_id, ShuttingDown())
 
     async def stop(self, timeout_s: float = 10.0) -> None:
         """End the thread after its step; requests that still run end with ``ShuttingDown``."""
         self.draining = True
         self.fail_all()
-        self._inbox.put(_Stop())
+        self._inbox.put(Stop())
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join, timeout_s)
 
     @property
     def permits_taken(self) -> int:
-        return len(self._holders)
+        return self._permits.taken
 
     @property
     def idle(self) -> bool:
         """No request holds a permit."""
-        return not self._holders
+        return self._permits.taken == 0
 
     @property
-    def problem(self) -> str | None:
-        """Why this server should not be sent requests; None if it should."""
+    def broken(self) -> str | None:
+        """Why this server must be restarted; None if it need not."""
         if self._error:
             return self._error
         began = self._step_began
         if began is not None and time.monotonic() - began > STUCK_AFTER_S:
             return f"the engine has been in one step for more than {STUCK_AFTER_S:.0f} s"
-        return "Server is shutting down" if self.draining else None
+        return None
+
+    @property
+    def problem(self) -> str | None:
+        """Why this server should not be sent requests; None if it should."""
+        return self.broken or self._closed_because
+
+    @property
+    def _closed_because(self) -> str | None:
+        if self.draining:
+            return "Server is shutting down"
+        return "The server takes no requests now" if self.knobs.closed else None
 
     def load(self) -> LoadLike:
         return self._engine.load()
+
+    @property
+    def held(self) -> int:
+        """Requests that wait outside the engine for the end of a pause."""
+        return self._inbox.held
+
+    def turn(self, knobs: Knobs) -> None:
+        """Set all knobs; the engine follows before its next step."""
+        self.knobs = knobs
+        self._inbox.put(Turn(knobs))
 
     @contextlib.contextmanager
     def permit(self, wish: str | None = None) -> Iterator[str]:
@@ -174,62 +147,81 @@ class Service:
 
         Raises:
             Overloaded: all are taken.
-            Unavailable: the server is draining.
+            Unavailable: the server is draining, or closed by an operator.
             EngineStopped: the engine's thread has ended.
         """
         if self._error:
             raise EngineStopped(self._error)
-        if self.draining:
-            raise Unavailable("Server is shutting down")
-        if len(self._holders) >= self._max_concurrent:
-            raise Overloaded
-        taken = self._holders | self._leaving
-        request_id = wish if wish and wish not in taken else uuid.uuid4().hex
-        self._holders.add(request_id)
-        try:
+        if because := self._closed_because:
+            raise Unavailable(because)
+        with self._permits.hold(wish) as request_id:
             yield request_id
-        finally:
-            self._holders.remove(request_id)
 
-    async def submit(self, request_id: str, prompt: Prompt) -> AsyncGenerator[list[Event], None]:
+    @property
+    def queued_tokens(self) -> int:
+        return self._permits.queued_tokens
+
+    def enqueue(self, request_id: str, tokens: int) -> None:
+        """Count a permit's tokens as waiting until its first event; see ``Permits.enqueue``."""
+        self._permits.enqueue(request_id, tokens)
+
+    async def submit(self, request_id: str, prompt: Prompt) -> AsyncGenerator[list[Event | Traced], None]:
         """Run a prompt; yields the events of one step, or of several if the reader is slow.
+
+        A prompt that asks for traces gets those of its steps among them.
 
         Read it under ``contextlib.aclosing``: closing it cancels the request.
 
         Raises:
             InvalidRequest: the engine can never run it.
-            ShuttingDown, EngineStopped: the engine will not finish it.
+            ShuttingDown, EngineStopped, TimedOut: the engine will not finish it.
         """
         assert request_id not in self._mailboxes
         request = Request(request_id, prompt.ids, prompt.params, block_size=self._block_size, shift=self._shift)
-        mailbox = self._mailboxes[request_id] = _Mailbox()
+        mailbox = self._mailboxes[request_id] = Mailbox()
         if self._error:
             mailbox.put(EngineStopped(self._error))
         if self._closed:
             mailbox.put(ShuttingDown())
-        self._inbox.put(_Add(request))
-        last: Event | OptimusError | None = None
+        self._inbox.put(Add(request))
+        timer = None
+        if self._timeout_s is not None:
+            late = TimedOut(self._timeout_s)
+            timer = asyncio.get_running_loop().call_later(self._timeout_s, self._end, request_id, late)
         try:
-            while last is None or isinstance(last, Committed):
-                *events, last = await mailbox.take()
-                told = [event for event in (*events, last) if not isinstance(event, OptimusError)]
-                if told:
-                    yield told
-                if isinstance(last, OptimusError):
-                    raise last
+            with ExitStack() as followed:
+                if prompt.traced:
+                    hear = self.traces.follow(request_id, lambda step, row: mailbox.put(Traced(step, row)))
+                    followed.enter_context(hear)
+                over = False
+                while not over:
+                    events = await mailbox.take()
+                    over = not isinstance(events[-1], Committed | Traced)
+                    if told := [event for event in events if not isinstance(event, OptimusError)]:
+                        yield told
+                    if isinstance(events[-1], OptimusError):
+                        raise events[-1]
         finally:
+            if timer:
+                timer.cancel()
             del self._mailboxes[request_id]
             if not mailbox.over:
-                self._leaving.add(request_id)
-                self._inbox.put(_Cancel(request_id))
+                # The engine's present step may still tell of it.
+                self._permits.reserved.add(request_id)
+                self._inbox.put(Cancel(request_id))
+
+    def _end(self, request_id: str, error: OptimusError) -> None:
+        """Let a request fail now, and the engine forget it."""
+        self._mailboxes[request_id].put(error)
+        self._inbox.put(Cancel(request_id))
 
     def cancel(self, request_id: str) -> None:
         """Let a request end early; its reader gets ``Finished`` with what it has cost."""
-        self._inbox.put(_Cancel(request_id))
+        self._inbox.put(Cancel(request_id))
 
     def _run(self) -> None:
         try:
-            while self._take_messages():
+            while self._inbox.act(self._engine):
                 self._step_began = time.monotonic()
                 events = self._engine.step()
                 self._step_began = None
@@ -240,24 +232,6 @@ class Service:
             self._step_began = None
             self._call(self._die, f"the engine stopped: {type(error).__name__}: {error}")
 
-    def _take_messages(self) -> bool:
-        """Act on the inbox, waiting for it if there is nothing to compute; False to end the thread."""
-        while not (self._inbox.empty() and self._engine.busy):
-            match self._inbox.get():
-                case _Add(request):
-                    self._add(request)
-                case _Cancel(request_id):
-                    self._engine.cancel(request_id)
-                case _Stop():
-                    return False
-        return True
-
-    def _add(self, request: Request) -> None:
-        try:
-            self._engine.add(request)
-        except InvalidRequest as error:
-            self._call(self._deliver, [(request.id, error)])
-
     def _call(self, function: object, *args: object) -> None:
         assert self._loop is not None
         # The loop may be closed when a late step ends during shutdown; nobody listens then.
@@ -266,10 +240,11 @@ class Service:
 
     def _deliver(self, events: list[tuple[str, Event | OptimusError]]) -> None:
         for request_id, event in events:
+            self._permits.dequeue(request_id)
             if mailbox := self._mailboxes.get(request_id):
                 mailbox.put(event)
             elif not isinstance(event, Committed):
-                self._leaving.discard(request_id)
+                self._permits.reserved.discard(request_id)
 
     def _die(self, error: str) -> None:
         self._error = error

@@ -9,15 +9,19 @@ and its bare variable (``--port``, ``PORT``); ours have an ``OPTIMUS_`` variable
 import argparse
 import ipaddress
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from optimus_server.errors import SettingsError
 
 MAX_CONTEXT = 1 << 20
+
+LOG_TEXT = re.compile(r"none|hash|full|truncate:([1-9][0-9]{0,6})")
 
 
 def _tgi(default: Any, text: str, *, short: str | None = None, alias: str | None = None, **bounds: Any) -> Any:
@@ -52,12 +56,28 @@ class Settings(BaseModel):
     policy: Literal["block", "chunk", "refresh", "stale", "stream"] = _ours(
         "chunk", "decoding policy of requests that name none"
     )
-    chunk: int = _ours(16, "chunk size of requests that name none, at most 2B", ge=1, le=8192)
+    chunk: int | None = _ours(
+        None, "chunk size of requests that name none, at most 2B; default: auto, chosen step by step", ge=1, le=8192
+    )
+    tpot_slo_ms: float | None = _ours(
+        None, "target for the time per output token, in ms, for requests that name none", gt=0, le=60_000
+    )
     threshold: float | None = _ours(
         None, "confidence above which a token commits; default: the checkpoint's", ge=0, le=1
     )
+    no_profile: bool = _ours(False, "do not measure step times at the first start: learn them from traffic")
     max_concurrent_requests: int = _tgi(128, "requests in flight; further ones get 429 at once", ge=1)
+    max_queue_tokens: int | None = _ours(
+        None, "tokens, of prompts and possible answers, that may wait for their first step; more is a 429", ge=1
+    )
+    request_timeout: float | None = _ours(None, "seconds a request may take, its time in the queue included", gt=0)
     max_stop_sequences: int = _tgi(4, "stop sequences a request may have", ge=0)
+    ignore_unsupported_parameters: bool = _ours(
+        False, "drop parameters that cannot be honored instead of refusing them; answers name them in a header"
+    )
+    max_best_of: int = _tgi(2, "answers that `best_of` may choose from", ge=1)
+    max_client_batch_size: int = _tgi(4, "answers one OpenAI request may ask for: its prompts times `n`", ge=1)
+    max_top_n_tokens: int = _tgi(5, "alternatives a request may ask for with `top_n_tokens`", ge=0, le=100)
     max_input_tokens: int | None = _tgi(
         None,
         "tokens a prompt may have; default: max_total_tokens - 1",
@@ -83,12 +103,39 @@ class Settings(BaseModel):
     no_prefix_cache: bool = _ours(False, "do not share KV between requests that begin alike")
     payload_limit: int = _tgi(2_000_000, "bytes a request body may have; more is a 413", ge=1)
     api_key: str | None = _tgi(None, "key that requests must send as `Authorization: Bearer KEY`", min_length=1)
+    admin_token: str | None = _ours(
+        None, "what opens /admin; without it the page exists only where `hostname` is this machine itself", min_length=8
+    )
     cors_allow_origin: str | None = _tgi(None, "origins browsers may call from, comma separated; default: any")
     graceful_termination_timeout: int = _tgi(
         90, "seconds that running requests get after SIGTERM", short="-g", ge=0, le=86_400
     )
     json_output: bool = _tgi(False, "log JSON lines")
+    no_playground: bool = _ours(False, "do not serve the page /playground/")
+    log_db: str | None = _ours(
+        None,
+        "request log: a file, a postgresql:// URL, or off; default: log.db in ~/.local/state/optimus",
+        min_length=1,
+    )
+    log_text: str = _ours("hash", "what the log keeps of prompts and answers: none, hash, truncate:N or full")
+    log_retention_days: int = _ours(30, "days after which the log forgets a request", ge=1, le=36_500)
+    log_max_mb: int = _ours(2048, "MiB an SQLite log may have; beyond, it forgets the oldest requests", ge=8)
+    db_migrate: Literal["auto", "check", "off"] = _ours(
+        "auto", "at start bring the log's tables up to date, refuse to start if they are not, or do not look"
+    )
     compute_type: str | None = _tgi(None, "value of the header x-compute-type; default: by device", min_length=1)
+
+    @field_validator("chunk", mode="before")
+    @classmethod
+    def _auto(cls, value: Any) -> Any:
+        return None if value == "auto" else value
+
+    @field_validator("log_text")
+    @classmethod
+    def _log_text(cls, value: str) -> str:
+        if not LOG_TEXT.fullmatch(value):
+            raise ValueError("none, hash, full or truncate:N with N from 1 to 9999999")
+        return value
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -108,16 +155,33 @@ class Settings(BaseModel):
         return self
 
     @property
+    def local(self) -> bool:
+        """Only this machine can reach the server."""
+        return self.hostname == "localhost" or (
+            _is_address(self.hostname) and ipaddress.ip_address(self.hostname).is_loopback
+        )
+
+    @property
     def origins(self) -> list[str]:
         return [origin.strip() for origin in self.cors_allow_origin.split(",")] if self.cors_allow_origin else ["*"]
 
+    @property
+    def log_place(self) -> str | None:
+        """Path or URL of the request log; None if there is to be none."""
+        return None if self.log_db == "off" else self.log_db or str(state_directory() / "log.db")
+
+
+def state_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where Optimus keeps what it is not told to keep elsewhere."""
+    return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "optimus"
+
 
 _IGNORED_VALUES = """
-    revision validation-workers num-shard sharded quantize speculate kv-cache-dtype max-best-of
-    max-top-n-tokens waiting-served-ratio max-waiting-tokens cuda-graphs watermark-gamma watermark-delta
+    revision validation-workers num-shard sharded quantize speculate kv-cache-dtype
+    waiting-served-ratio max-waiting-tokens cuda-graphs watermark-gamma watermark-delta
     prometheus-port shard-uds-path master-addr master-port huggingface-hub-cache weights-cache-override
     cuda-memory-fraction rope-scaling rope-factor otlp-endpoint otlp-service-name tokenizer-config-path
-    max-client-batch-size lora-adapters usage-stats ngrok-authtoken ngrok-edge
+    lora-adapters usage-stats ngrok-authtoken ngrok-edge
 """
 _IGNORED_SWITCHES = """
     trust-remote-code enable-prefill-logprobs disable-custom-kernels disable-grammar-support ngrok
@@ -195,7 +259,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> t
         if not first["loc"]:
             raise SettingsError(first["msg"].removeprefix("Value error, ")) from None
         name = str(first["loc"][0])
-        problem = first["msg"].removeprefix("Input should be ")
+        problem = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
         raise SettingsError(f"{sources[name]} must be {problem}. Given: {values[name]}", param=name) from None
 
 

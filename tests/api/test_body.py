@@ -63,9 +63,9 @@ def test_not_json(raw, message):
             "`parameters.stop.1` must be a valid string. Given: 1",
         ),
         (
-            '{"inputs": "x", "parameters": {"diffusion": {"events": "steps"}}}',
+            '{"inputs": "x", "parameters": {"diffusion": {"events": "frames"}}}',
             "parameters.diffusion.events",
-            "`parameters.diffusion.events` must be 'none'. Given: a string",
+            "`parameters.diffusion.events` must be 'none' or 'steps'. Given: a string",
         ),
         (
             '{"inputs": "x", "parameters": {"diffusion": {"max_rate_hz": 3}}}',

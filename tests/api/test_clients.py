@@ -172,3 +172,44 @@ def test_openai_async_readers_side_by_side(real):
 
     together, alone = asyncio.run(main())
     assert together == alone
+
+
+def test_openai_responses(openai):
+    asked = {"model": "any", "input": "hello", "max_output_tokens": 12, "temperature": 0}
+    whole = openai.responses.create(**asked)
+    assert (whole.status, whole.output[0].role) in {("completed", "assistant"), ("incomplete", "assistant")}
+    events = list(openai.responses.create(**asked, stream=True, extra_body={"diffusion": {"events": "steps"}}))
+    said = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert "".join(said) == whole.output_text != ""
+    assert events[-1].response.output_text == whole.output_text
+    assert any(event.type == "response.diffusion.step" for event in events)
+
+
+def test_openai_follows_a_response_to_its_end(scripted):
+    live = scripted("hello world")
+    with (
+        OpenAI(base_url=live.url + "/v1", api_key="none") as client,
+        client.responses.stream(model="any", input="hi") as stream,
+    ):
+        assert stream.get_final_response().output_text == "hello world"
+
+
+def test_openai_logprobs_and_choices(openai):
+    asked = {"model": "any", "messages": MESSAGES, "max_tokens": 6, "logprobs": True, "top_logprobs": 3}
+    answer = openai.chat.completions.create(**asked, temperature=0)
+    for entry in answer.choices[0].logprobs.content:
+        assert entry.logprob <= 0
+        assert len(entry.top_logprobs) == 3
+        assert entry.top_logprobs[0].logprob == pytest.approx(entry.logprob, abs=1e-6)
+    several = openai.chat.completions.create(**asked, n=3, seed=1, temperature=1.5)
+    again = openai.chat.completions.create(**asked, n=3, seed=1, temperature=1.5)
+    assert [choice.message.content for choice in several.choices] == [c.message.content for c in again.choices]
+    assert len({choice.message.content for choice in several.choices}) > 1
+
+
+def test_steps_in_the_stream_harm_no_client(openai):
+    extra = {"diffusion": {"events": "steps"}}
+    asked = {"model": "any", "messages": MESSAGES, "max_tokens": 12, "temperature": 0}
+    whole = openai.chat.completions.create(**asked).choices[0].message.content
+    chunks = openai.chat.completions.create(**asked, stream=True, extra_body=extra)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole

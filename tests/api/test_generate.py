@@ -36,6 +36,36 @@ def test_generate_with_details(scripted, tokenizer):
     assert set(details["diffusion"]) == SUMMARY
 
 
+def test_prefill_lists_the_prompt_without_logprobs(scripted, tokenizer):
+    details = scripted("x").post("/generate", body("hello", details=True, decoder_input_details=True)).json()["details"]
+    assert [token["id"] for token in details["prefill"]] == list(tokenizer.encode("hello"))
+    assert "".join(token["text"] for token in details["prefill"]) == "hello"
+    assert {token["logprob"] for token in details["prefill"]} == {None}
+
+
+def test_top_tokens(scripted):
+    live = scripted("hello")
+    details = live.post("/generate", body(details=True, top_n_tokens=2)).json()["details"]
+    assert len(details["top_tokens"]) == details["generated_tokens"]
+    events = live.events("/generate_stream", body(top_n_tokens=2))
+    assert [event["top_tokens"] for event in events] == details["top_tokens"]
+    assert [[set(token) for token in top] for top in details["top_tokens"]] == [
+        [{"id", "text", "logprob", "special"}] * 2
+    ] * len(events)
+
+
+def test_best_of_answers_with_the_most_probable(scripted, tokenizer):
+    live = scripted(script=lambda request: spoken(tokenizer, "best" if request.id.endswith("-1") else "other"))
+    live.engine.logprob = lambda request: -0.1 if request.id.endswith("-1") else -0.2
+    result = live.post("/generate", body(best_of=2, do_sample=True, details=True)).json()
+    assert result["generated_text"] == "best"
+    [other] = result["details"]["best_of_sequences"]
+    assert other["generated_text"] == "other"
+    assert set(other) == {"generated_text", "finish_reason", "generated_tokens", "seed", "prefill", "tokens"}
+    assert other["seed"] != result["details"]["seed"]
+    assert "best_of_sequences" not in live.post("/generate", body(details=True)).json()["details"]
+
+
 def test_generate_ignores_stream_and_compat_does_not(scripted):
     live = scripted("hello")
     assert live.post("/generate", {"inputs": "a", "stream": True}).json() == {"generated_text": "hello"}
@@ -148,3 +178,15 @@ def test_errors_have_a_status_and_the_shape_of_tgi(scripted, path):
     assert response.headers["content-type"] == "application/json"
     expected = {"error": "Input validation error: `inputs` cannot be empty", "error_type": "validation"}
     assert response.json() == expected
+
+
+@pytest.mark.parametrize("path", ["/generate", "/generate_stream"])
+def test_what_cannot_be_honored_is_refused_or_dropped_and_named(scripted, path):
+    asked = body(watermark=True, adapter_id="x")
+    refused = scripted("x").post(path, asked)
+    assert refused.status_code == 422
+    assert "`watermark` is not supported" in refused.json()["error"]
+    answered = scripted("x", rule={"ignore_unsupported": True}).post(path, asked)
+    assert answered.status_code == 200
+    assert answered.headers["x-ignored-parameters"] == "watermark, adapter_id"
+    assert "x-ignored-parameters" not in scripted("x").post(path, body()).headers

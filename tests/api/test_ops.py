@@ -15,6 +15,23 @@ def test_health(scripted, path):
     assert "retry-after" in response.headers
 
 
+def test_a_draining_server_lives_but_is_not_ready(scripted):
+    live = scripted()
+    assert [live.get(path).status_code for path in ("/livez", "/readyz")] == [200, 200]
+    live.service.draining = True
+    assert [live.get(path).status_code for path in ("/livez", "/readyz")] == [200, 503]
+
+
+def test_a_dead_engine_is_neither_alive_nor_ready(scripted):
+    live = scripted()
+    live.engine.explode = True
+    assert live.post("/generate", {"inputs": "x"}).status_code == 500
+    for path in ("/livez", "/readyz", "/health"):
+        response = live.get(path)
+        assert response.status_code == 503
+        assert response.json() == {"error": "unhealthy", "error_type": "healthcheck"}
+
+
 def test_info(scripted):
     info = scripted(max_concurrent_requests=7).get("/info").json()
     tgi = {

@@ -7,10 +7,11 @@ import pytest
 from optimus_server.engine.request import Committed, Failed, Finished, Usage
 from optimus_server.errors import GenerationFailed
 from optimus_server.text.answer import Answer
-from optimus_server.text.prompt import Ask, Prompter
+from optimus_server.text.ask import Ask
+from optimus_server.text.prompt import Prompter
 from tests.web import END, USER, rules
 
-USAGE = Usage(3, 9, 0, 3, 12, 0, 0.0, 0.1)
+USAGE = Usage(3, 9, 0, 3, 12, (4, 4.0, 4), 0, 0.0, 0.1)
 
 
 @pytest.fixture

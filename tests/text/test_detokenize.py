@@ -4,6 +4,8 @@ import time
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from tokenizers import Tokenizer as Backend, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
 from optimus_server.text.detokenize import Detokenizer, StopBuffer
 from optimus_server.text.tokenizer import Tokenizer
@@ -103,3 +105,78 @@ def test_text_is_held_back_only_if_it_may_have_to_go(include, expected):
     assert [buffer.push(delta) for delta in ["a#", "#", "b", "###c"]] == expected
     assert buffer.stopped
     assert buffer.push("more") == ""
+
+
+WORDS = ["hello", "world,", "the", "quick", "brown", "fox", "doesn't", "jump", "lazy", "dog.", "你好", "naïve"]
+
+
+def sentencepiece(form):
+    """BPE with byte fallback as in Llama 2 (``llama``), or Unigram with Metaspace as in T5 (``t5``)."""
+    if form == "llama":
+        vocab = [f"<0x{byte:02X}>" for byte in range(256)]
+        chars = sorted({char for word in WORDS for char in word if char.isascii()} | {"\u2581"})
+        merges = [("\u2581", "h"), ("\u2581", "t"), ("h", "e"), ("\u2581", "w"), ("o", "r"), ("l", "d")]
+        tokens = ["<unk>", *vocab, *chars, *(a + b for a, b in merges)]
+        model = models.BPE(
+            vocab={token: i for i, token in enumerate(tokens)}, merges=merges, unk_token="<unk>", byte_fallback=True
+        )
+        backend = Backend(model)
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        backend.decoder = decoders.Sequence(
+            [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
+    else:
+        backend = Backend(models.Unigram())
+        backend.pre_tokenizer = pre_tokenizers.Metaspace()
+        backend.decoder = decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(
+            vocab_size=120, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+        )
+        backend.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def wordpiece():
+    backend = Backend(models.WordPiece(unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece()
+    trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=["[UNK]"], show_progress=False)
+    backend.train_from_iterator([" ".join(WORDS)] * 20, trainer)
+    return Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+OTHERS = {"llama": sentencepiece("llama"), "t5": sentencepiece("t5"), "wordpiece": wordpiece()}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_deltas_of_other_tokenizers_continue_the_prompt(kind, data):
+    """Prompt and deltas together are one decode of prompt and answer, wherever the answer begins."""
+    tokenizer = OTHERS[kind]
+    words = data.draw(st.lists(st.sampled_from(WORDS), min_size=2, max_size=12))
+    ids = tokenizer.encode(" ".join(words))
+    cut = data.draw(st.integers(1, len(ids)))
+    while cut > 1 and b"\xef\xbf\xbd" in tokenizer.decode(ids[:cut]).encode():
+        cut -= 1
+    stream = Detokenizer(tokenizer)
+    deltas = [stream.push(token_id) for token_id in ids[cut:]]
+    assert tokenizer.decode(ids[:cut]) + "".join([*deltas, stream.flush()]) == tokenizer.decode(ids)
+
+
+def test_bytes_of_a_fallback_wait_for_their_character():
+    tokenizer = OTHERS["llama"]
+    ids = tokenizer.encode("a 🙂!")
+    stream = Detokenizer(tokenizer)
+    deltas = [stream.push(token_id) for token_id in ids]
+    assert "".join(deltas).strip() == "a 🙂!"
+    assert "🙂" in deltas
+    assert "\ufffd" not in "".join(deltas)
+    assert len(ids) >= 7
+
+
+def test_word_pieces_join_and_punctuation_closes_up():
+    tokenizer = OTHERS["wordpiece"]
+    stream = Detokenizer(tokenizer)
+    ids = tokenizer.encode("the lazy dog. hello")
+    assert "".join(map(stream.push, ids)) == " the lazy dog. hello"

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from optimus_server.errors import InvalidRequest
-from optimus_server.text.prompt import Ask, Prompter, Sampling
+from optimus_server.text.ask import Ask, Sampling
+from optimus_server.text.prompt import Prompter
 from tests.web import END, rules
 
 
@@ -35,11 +36,25 @@ VALIDATION = [
     ({"stop": ("",)}, "stop", "`stop` sequences cannot be empty"),
     ({"stop": ("x" * 1025,)}, "stop", "`stop` sequences must have <= 1024 characters. Given: 1025"),
     ({"best_of": 2, "do_sample": True, "seed": 1}, "best_of", "`seed` must not be set when `best_of` > 1"),
-    ({"best_of": 2, "do_sample": True}, "best_of", "`best_of` != 1 is not allowed for this endpoint"),
-    ({"best_of": 0}, "best_of", "`best_of` must be > 0 and <= 1. Given: 0"),
+    ({"best_of": 3, "do_sample": True}, "best_of", "`best_of` must be > 0 and <= 2. Given: 3"),
+    ({"best_of": 0}, "best_of", "`best_of` must be > 0 and <= 2. Given: 0"),
+    ({"best_of": 2, "n": 3, "openai": True}, "best_of", "`best_of` must be >= `n`"),
+    ({"n": 5, "openai": True}, "n", "`n` must be > 0 and <= 4. Given: 5"),
+    ({"n": 0, "openai": True}, "n", "`n` must be > 0 and <= 4. Given: 0"),
+    (
+        {"repetition_penalty": 200.0},
+        "repetition_penalty",
+        "`repetition_penalty` must be >= 0.01 and <= 100. Given: 200",
+    ),
+    ({"presence_penalty": -2.5}, "presence_penalty", "`presence_penalty` must be >= -2.0 and <= 2.0"),
     ({"seed": -1}, "seed", f"`seed` must be >= 0 and <= {2**64 - 1}. Given: -1"),
     ({"seed": 2**64}, "seed", f"`seed` must be >= 0 and <= {2**64 - 1}. Given: {2**64}"),
-    ({"top_n_tokens": 1}, "top_n_tokens", "`top_n_tokens` != 0 is not allowed for this endpoint"),
+    ({"top_n_tokens": 6}, "top_n_tokens", "`top_n_tokens` must be >= 0 and <= 5. Given: 6"),
+    (
+        {"top_n_tokens": 21, "openai": True, "names": {"top_n_tokens": "top_logprobs"}},
+        "top_logprobs",
+        "`top_logprobs` must be >= 0 and <= 20. Given: 21",
+    ),
     (
         {"refused": {"watermark": "false"}},
         "watermark",
@@ -138,7 +153,7 @@ def test_errors_use_the_words_of_the_route(prompter):
 def test_defaults(prompter):
     prompt = prompter.prompt(ask("hello world"))
     params = prompt.params
-    assert (params.policy, params.chunk, params.threshold) == ("chunk", 16, 0.9)
+    assert (params.policy, params.chunk, params.threshold) == ("chunk", None, 0.9)
     assert (params.temperature, params.top_k, params.top_p) == (0.0, 0, 1.0)
     assert params.max_new_tokens == 256 - len(prompt.ids)
     assert params.stop_ids == {END}
@@ -206,6 +221,29 @@ def test_seeds(prompter):
     assert prompter.prompt(ask(seed=2**64 - 1)).params.seed == 2**64 - 1
 
 
+def test_choices_have_seeds_of_their_own(prompter):
+    prompt = prompter.prompt(ask(do_sample=True, best_of=2))
+    assert prompt.choices == 2
+    first, second = (prompt.choice(i) for i in range(2))
+    assert first == prompt
+    assert first.seed == first.params.seed != second.seed == second.params.seed
+    assert prompter.prompt(ask(openai=True, n=2, seed=2**64 - 1)).choice(1).seed == 0
+    assert prompter.prompt(ask(openai=True, n=2, best_of=3)).choices == 3
+
+
+def test_what_changes_the_choice_of_tokens_reaches_the_engine(prompter):
+    given = {
+        "typical_p": 0.5, "repetition_penalty": 1.2, "frequency_penalty": -0.5, "presence_penalty": 0.25,
+        "top_n_tokens": 3,
+    }  # fmt: skip
+    params = prompter.prompt(ask(**given)).params
+    assert (params.typical_p, params.repetition_penalty) == (0.5, 1.2)
+    assert (params.frequency_penalty, params.presence_penalty, params.top_n) == (-0.5, 0.25, 3)
+    assert params.penalised
+    plain = prompter.prompt(ask()).params
+    assert (plain.typical_p, plain.top_n, plain.penalised) == (1.0, 0, False)
+
+
 def test_truncate_keeps_the_last_tokens(prompter, tokenizer):
     prompt = prompter.prompt(ask("the quick brown fox", truncate=2))
     assert prompt.ids == tokenizer.encode("the quick brown fox")[-2:]
@@ -236,5 +274,12 @@ def test_diffusion_options_reach_the_engine(prompter):
 
 
 def test_the_servers_chunk_is_cut_to_what_the_block_allows(tokenizer):
-    prompter = Prompter(tokenizer, dataclasses.replace(rules(), block_size=1))
+    prompter = Prompter(tokenizer, dataclasses.replace(rules(), block_size=1, chunk=16))
     assert prompter.prompt(ask()).params.chunk == 2
+
+
+def test_a_request_may_leave_its_chunk_to_the_controller_whatever_the_server_says(tokenizer):
+    prompter = Prompter(tokenizer, dataclasses.replace(rules(), chunk=4))
+    assert prompter.prompt(ask()).params.chunk == 4
+    assert prompter.prompt(ask(diffusion={"chunk": "auto"})).params.chunk is None
+    assert prompter.prompt(ask(diffusion={"tpot_slo_ms": 50})).params.tpot_s == 0.05

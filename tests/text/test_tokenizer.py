@@ -1,7 +1,7 @@
 """Encoding of prompts and chats, and who may write special tokens."""
 
 import pytest
-from tokenizers import Tokenizer as Backend, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as Backend, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from optimus_server.errors import ModelError, TemplateFailed
@@ -92,12 +92,25 @@ def test_truncation_and_padding_saved_with_the_tokenizer_are_off(tokenizer):
     assert wrapped.encode("hello world, hello dog") == tokenizer.encode("hello world, hello dog")
 
 
-def test_other_decoders_are_refused():
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        None,
+        decoders.BPEDecoder(),
+        decoders.CTC(),
+        decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 0, 1)]),
+        decoders.Sequence([decoders.ByteLevel(), decoders.Fuse()]),
+    ],
+)
+def test_decoders_that_look_at_neighbors_are_refused(decoder):
     backend = Backend(models.BPE(vocab={"a": 0}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
-    with pytest.raises(ModelError, match="byte-level"):
+    if decoder:
+        backend.decoder = decoder
+    with pytest.raises(ModelError, match="byte-level, SentencePiece and WordPiece"):
         Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def test_slow_tokenizers_are_refused():
     with pytest.raises(ModelError, match="fast tokenizers"):
         Tokenizer(object())
 

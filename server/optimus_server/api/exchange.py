@@ -4,22 +4,25 @@ Nothing here knows the shape of an answer; ``generate`` and ``chat`` do.
 """
 
 import asyncio
-import logging
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
+from optimus_server.api.ledger import LEFT, Entry, Ledger
+from optimus_server.api.steps import step_object
+from optimus_server.api.visit import Visit, visit_of
+from optimus_server.engine.request import Event
 from optimus_server.errors import OptimusError, Refused, UnsupportedMediaType
+from optimus_server.mailbox import Traced
 from optimus_server.service import Service
 from optimus_server.settings import Settings
 from optimus_server.text.answer import Answer, Token
-from optimus_server.text.prompt import Ask, Prompt, Prompter
-
-logger = logging.getLogger(__name__)
+from optimus_server.text.ask import Ask
+from optimus_server.text.prompt import Prompt, Prompter
 
 T = TypeVar("T")
 
@@ -31,6 +34,7 @@ class Facts:
     Attributes:
         model_id: as given to ``optimus serve``; answers carry it whatever ``model`` a request names.
         compute_type: the value of ``x-compute-type``.
+        model_sha: first 16 hex digits of the SHA-256 of its config.json.
     """
 
     model_id: str
@@ -40,6 +44,7 @@ class Facts:
     mask_token_id: int | None
     compute_type: str
     kv_tokens: int
+    model_sha: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,7 @@ class Desk:
     prompter: Prompter
     settings: Settings
     facts: Facts
+    ledger: Ledger
 
 
 def desk_of(request: Request) -> Desk:
@@ -84,16 +90,30 @@ async def read_body(request: Request) -> bytes:
 
 
 class Exchange:
-    """One request from its valid prompt to the end of its answer."""
+    """One request from its valid prompt to the end of its answer.
 
-    def __init__(self, desk: Desk, request_id: str, path: str, prompt: Prompt, began: float) -> None:
+    Attributes:
+        failure: why the engine gave up, if it did.
+    """
+
+    def __init__(
+        self, desk: Desk, request_id: str, path: str, prompt: Prompt, began: float, visit: Visit | None = None
+    ) -> None:
         self.desk = desk
         self.id = request_id
         self.prompt = prompt
         self.answer = Answer(prompt, desk.prompter.tokenizer)
+        desk.service.enqueue(request_id, len(prompt.ids) + prompt.params.max_new_tokens)
+        self._steps: list[dict[str, Any]] = []
+        self._created = time.time()
         self._path = path
         self._began = began
         self._valid = time.perf_counter()
+        self._entry = Entry(request_id, path, prompt, self.answer, began, self._valid)
+        self._visit = visit
+        self.failure: OptimusError | None = None
+        if visit:
+            visit.add(self)
 
     @classmethod
     async def open(cls, request: Request, request_id: str, ask: Ask, began: float) -> "Exchange":
@@ -105,10 +125,15 @@ class Exchange:
 
         Raises:
             InvalidRequest: see ``Prompter.prompt``.
+            Overloaded: see ``Service.enqueue``.
         """
         desk = desk_of(request)
         prompt = await asyncio.to_thread(desk.prompter.prompt, ask)
-        return cls(desk, request_id, request.url.path, prompt, began)
+        return cls(desk, request_id, request.url.path, prompt, began, visit_of(request))
+
+    def choice(self, i: int, request_id: str) -> "Exchange":
+        """The exchange of one of the prompt's choices, under an id of its own."""
+        return Exchange(self.desk, request_id, self._path, self.prompt.choice(i), self._began, self._visit)
 
     async def tokens(self) -> AsyncGenerator[list[Token], None]:
         """The tokens of each step. The last list comes when the answer is complete, with ``answer.usage``.
@@ -117,13 +142,14 @@ class Exchange:
             OptimusError: the engine gave up.
         """
         service, answer = self.desk.service, self.answer
-        outcome = "client left"
+        outcome = LEFT
+        self.desk.ledger.began(self._entry)
         last: list[Token] = []
         try:
             async with aclosing(service.submit(self.id, self.prompt)) as steps:
                 async for events in steps:
                     was_stopped = answer.stopped
-                    last += answer.feed(events)
+                    last += answer.feed(self._untraced(events))
                     if answer.stopped and not was_stopped and answer.reason is None:
                         service.cancel(self.id)
                     if not answer.stopped and answer.reason is None:
@@ -133,9 +159,10 @@ class Exchange:
             yield last
         except OptimusError as error:
             outcome = error.code
+            self.failure = error
             raise
         finally:
-            self._log(outcome)
+            self.desk.ledger.ended(self._entry, outcome)
 
     async def complete(self) -> Answer:
         """Run to the end."""
@@ -144,25 +171,28 @@ class Exchange:
                 pass
         return self.answer
 
+    def steps_told(self) -> list[dict[str, Any]]:
+        """The ``diffusion`` objects of the steps since the last call, for a request that asks for them."""
+        told, self._steps = self._steps, []
+        return told
+
     def summary(self) -> dict[str, Any]:
         """What decoding has cost: the ``diffusion`` key of a final event.
 
-        ``ttft_ms`` is from the valid prompt to the first token. Nothing changes a request's ``chunk`` on the
-        way, so its minimum, maximum and mean are one number.
+        ``ttft_ms`` is from the valid prompt to the first token.
         """
         usage, generated = self.answer.usage, len(self.answer.tokens)
         assert usage is not None
         block, first = self.desk.prompter.rules.block_size, usage.prompt_tokens
-        params = self.prompt.params
-        chunk = block if params.policy == "block" else params.chunk
+        smallest, mean, largest = usage.chunk
         return {
             "v": 1,
             "type": "summary",
-            "policy": params.policy,
+            "policy": self.prompt.params.policy,
             "steps": usage.steps,
             "tokens_per_step": round(generated / max(1, usage.steps), 3),
             "blocks": (first + generated - 1) // block - first // block + 1 if generated else 0,
-            "chunk": {"min": chunk, "max": chunk, "mean": chunk},
+            "chunk": {"min": smallest, "max": largest, "mean": round(mean, 2)},
             "computed_positions": usage.computed_positions,
             "wasted_tokens": usage.wasted_tokens + usage.generated_tokens - generated,
             "prefix_hit_tokens": usage.prefix_hit_tokens,
@@ -171,7 +201,8 @@ class Exchange:
 
     def stream_headers(self) -> dict[str, str]:
         """TGI's headers that are known before the answer."""
-        return {
+        ignored = {"x-ignored-parameters": ", ".join(self.prompt.ignored)} if self.prompt.ignored else {}
+        return ignored | {
             "x-compute-type": self.desk.facts.compute_type,
             "x-compute-characters": str(len(self.prompt.text)),
         }
@@ -197,13 +228,17 @@ class Exchange:
             "x-tokens-per-step": f"{generated / max(1, usage.steps):.3f}",
         }
 
-    def _log(self, outcome: str) -> None:
-        usage = self.answer.usage
-        generated, seconds = len(self.answer.tokens), time.perf_counter() - self._began
-        logger.info(
-            "POST %s: %s, %d prompt tokens, %d tokens in %.2f s, %d steps [%s]", self._path, outcome,
-            len(self.prompt.ids), generated, seconds, usage.steps if usage else 0, self.id,
-        )  # fmt: skip
+    def _untraced(self, events: Sequence[Event | Traced]) -> list[Event]:
+        """The events without the traces among them, which go to ``steps_told``."""
+        prompter = self.desk.prompter
+        self._steps += [
+            step_object(
+                event.step, event.row, prompter.tokenizer.token_text,
+                prompt=len(self.prompt.ids), block_size=prompter.rules.block_size, since=self._created,
+            )
+            for event in events if isinstance(event, Traced)
+        ]  # fmt: skip
+        return [event for event in events if not isinstance(event, Traced)]
 
 
 async def unless_client_leaves(request: Request, work: Coroutine[Any, Any, T]) -> T:

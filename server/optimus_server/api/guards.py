@@ -1,6 +1,7 @@
-"""What every request passes on its way in, as pure ASGI: its id and the key check."""
+"""What every request passes on its way in, as pure ASGI: its id, the key check, and a net for bugs."""
 
 import hmac
+import logging
 import re
 import uuid
 from typing import Any
@@ -10,9 +11,23 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from optimus_server import logs
+from optimus_server.api.visit import visit_of
 from optimus_server.errors import OptimusError, Refused
 
+logger = logging.getLogger(__name__)
+
 _ACCEPTED_ID = re.compile(r"[!-~]{1,128}")
+
+
+OPEN = frozenset({"/chat_tokenize"})
+"""POST routes without a key, as in TGI."""
+
+ADMIN = "/admin/"
+"""Has a token of its own, see ``api.access``."""
+
+CLOSED = frozenset({"/v1/diffusion/events"})
+"""GET routes with one: what is told there is not about the server only."""
 
 
 class RequestId:
@@ -33,7 +48,34 @@ class RequestId:
                 MutableHeaders(scope=message)["x-request-id"] = request_id
             await send(message)
 
+        logs.request_id.set(request_id)
         return await self.app(scope, receive, send_with_id)
+
+
+class Bugs:
+    """Answers with a 500 when the application raises: inside the other guards, so that the answer has their headers.
+
+    The traceback goes to the log; the client learns nothing of the server's inside.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted if scope["type"] == "http" else send)
+        except Exception:
+            if started or scope["type"] != "http":
+                raise
+            logger.exception("%s %s failed", scope["method"], scope["path"])
+            await render(Request(scope), OptimusError("internal error"))(scope, receive, send)
 
 
 class ApiKey:
@@ -44,7 +86,10 @@ class ApiKey:
         self._expected = f"Bearer {key}".encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
+        path, method = scope.get("path", ""), scope.get("method")
+        if (method == "POST" and path not in OPEN and not path.startswith(ADMIN)) or (
+            method == "GET" and path in CLOSED
+        ):
             given = Headers(scope=scope).get("authorization", "")
             if not hmac.compare_digest(given.encode("latin-1"), self._expected):
                 error = Refused(
@@ -57,6 +102,8 @@ class ApiKey:
 
 def render(request: Request, error: OptimusError) -> JSONResponse:
     """An error as status and body, in the shape of the family its route belongs to."""
+    if visit := visit_of(request):
+        visit.error = error
     path = request.url.path
     body: dict[str, Any] = error.openai() if path.startswith("/v1/") else error.tgi()
     return JSONResponse(body, status_code=error.status, headers=error.headers)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -10,19 +11,24 @@ from optimus_server.api.exchange import desk_of
 from optimus_server.errors import Refused
 
 UNSUPPORTED = (
-    "best_of", "repetition_penalty", "frequency_penalty", "presence_penalty", "typical_p", "watermark",
-    "decoder_input_details", "top_n_tokens", "grammar", "adapter_id", "logit_bias", "logprobs", "n",
-    "response_format", "suffix", "tools",
+    "watermark", "grammar", "adapter_id", "logit_bias", "response_format", "suffix", "tools",
 )  # fmt: skip
 """Parameters of TGI or OpenAI that only pass with their neutral value."""
 
 
 async def health(request: Request) -> Response:
-    """GET /, /health, /ping: an empty 200, or a 503 while draining and when the engine is dead or stuck."""
+    """GET /, /health, /ping, /readyz: an empty 200, or a 503 while draining and when the engine is dead or stuck."""
     if desk_of(request).service.problem is None:
         return Response()
     body = {"error": "unhealthy", "error_type": "healthcheck"}
     return JSONResponse(body, status_code=503, headers={"retry-after": "5"})
+
+
+async def live(request: Request) -> Response:
+    """GET /livez: 503 only if a restart is the cure. While draining a server lives, but is not ready (/readyz)."""
+    if desk_of(request).service.broken is None:
+        return Response()
+    return JSONResponse({"error": "unhealthy", "error_type": "healthcheck"}, status_code=503)
 
 
 async def info(request: Request) -> Response:
@@ -36,7 +42,7 @@ async def info(request: Request) -> Response:
         "model_dtype": facts.dtype,
         "model_device_type": facts.device,
         "max_concurrent_requests": settings.max_concurrent_requests,
-        "max_best_of": 1,
+        "max_best_of": rules.max_best_of,
         "max_stop_sequences": rules.max_stop_sequences,
         "max_input_tokens": rules.max_input_tokens,
         "max_input_length": rules.max_input_tokens,
@@ -46,7 +52,7 @@ async def info(request: Request) -> Response:
         "max_waiting_tokens": 0,
         "waiting_served_ratio": 0.0,
         "validation_workers": 1,
-        "max_client_batch_size": 1,
+        "max_client_batch_size": rules.max_choices,
         "router": "optimus",
         "version": __version__,
         "sha": None,
@@ -55,7 +61,7 @@ async def info(request: Request) -> Response:
             "decoder": facts.model_type,
             "block_length": rules.block_size,
             "chunk_policy": rules.policy,
-            "chunk": rules.chunk,
+            "chunk": rules.chunk or "auto",
             "chunk_min": 1,
             "chunk_max": 2 * rules.block_size,
             "threshold": rules.threshold,
@@ -64,6 +70,11 @@ async def info(request: Request) -> Response:
         },
     }
     return JSONResponse(body)
+
+
+async def metrics(request: Request) -> Response:
+    """GET /metrics, in Prometheus' text format."""
+    return Response(desk_of(request).ledger.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
 async def models(request: Request) -> Response:

@@ -6,21 +6,32 @@ What the server cannot honour is known here by name, so that its neutral value p
 from typing import Any, ClassVar, Literal
 
 from optimus_server.api.body import Body
-from optimus_server.errors import InvalidRequest, SuffixUnsupported, TooManyPrompts
-from optimus_server.text.prompt import Ask
+from optimus_server.errors import InvalidRequest, SuffixUnsupported
+from optimus_server.text.ask import Ask
 
 
 class Diffusion(Body):
     """How one request is decoded. ``threshold`` and ``confidence`` are two names of one thing."""
 
-    events: Literal["none"] | None = None
-    chunk: int | None = None
+    events: Literal["none", "steps"] | None = None
+    chunk: int | Literal["auto"] | None = None
+    tpot_slo_ms: float | None = None
     policy: str | None = None
     threshold: float | None = None
     confidence: float | None = None
     unmask: str | None = None
     transfer: int | None = None
     entropy_bound: float | None = None
+
+    def traced(self, *, streaming: bool) -> bool:
+        """Whether steps are told.
+
+        Raises:
+            InvalidRequest: outside of a stream there is no place for them.
+        """
+        if self.events == "steps" and not streaming:
+            raise InvalidRequest("`diffusion.events` needs a stream", param="diffusion.events")
+        return self.events == "steps"
 
     def given(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True, exclude={"events"})
@@ -30,11 +41,7 @@ class Parameters(Body):
     """``parameters`` of TGI's routes."""
 
     NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "repetition_penalty": (1.0,),
-        "frequency_penalty": (0.0,),
-        "typical_p": (),
         "watermark": (False,),
-        "decoder_input_details": (False,),
         "grammar": (),
         "adapter_id": (),
     }
@@ -95,6 +102,7 @@ class GenerateRequest(Body):
             typical_p=p.typical_p,
             top_n_tokens=p.top_n_tokens,
             diffusion=p.diffusion.given() if p.diffusion else {},
+            traced=bool(p.diffusion and p.diffusion.traced(streaming=streaming)),
             refused=p.refused(),
         )
 
@@ -134,11 +142,6 @@ class OpenAIBody(Body):
     """What /v1/chat/completions and /v1/completions share."""
 
     NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "n": (1,),
-        "best_of": (1,),
-        "frequency_penalty": (0.0,),
-        "presence_penalty": (0.0,),
-        "repetition_penalty": (1.0,),
         "logit_bias": ({},),
         "store": (False,),
     }
@@ -154,7 +157,6 @@ class OpenAIBody(Body):
     stream_options: StreamOptions | None = None
     diffusion: Diffusion | None = None
     n: int | None = None
-    best_of: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     repetition_penalty: float | None = None
@@ -178,9 +180,14 @@ class OpenAIBody(Body):
             "temperature": self.temperature,
             "top_p": self.top_p,
             "top_k": self.top_k,
+            "n": self.n,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
+            "repetition_penalty": self.repetition_penalty,
             "seed": self.seed,
             "stop": (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             "diffusion": self.diffusion.given() if self.diffusion else {},
+            "traced": bool(self.diffusion and self.diffusion.traced(streaming=bool(self.stream))),
             "refused": self.refused(),
         }
 
@@ -189,8 +196,6 @@ class ChatRequest(OpenAIBody):
     """Body of /v1/chat/completions."""
 
     NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = OpenAIBody.NEUTRAL | {
-        "logprobs": (False,),
-        "top_logprobs": (0,),
         "response_format": ({"type": "text"},),
         "tools": ([],),
         "tool_choice": ("none", "auto"),
@@ -212,46 +217,60 @@ class ChatRequest(OpenAIBody):
     modalities: list[str] | None = None
     reasoning_effort: str | None = None
 
-    def ask(self) -> Ask:
+    @property
+    def wants_logprobs(self) -> bool:
+        return bool(self.logprobs)
+
+    def asks(self) -> list[Ask]:
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("`top_logprobs` needs `logprobs` to be true", param="top_logprobs")
         newer = self.max_completion_tokens is not None
-        return Ask(
+        ask = Ask(
             inputs=tuple(message.for_template() for message in self.messages),
             max_new_tokens=self.max_completion_tokens if newer else self.max_tokens,
+            top_n_tokens=self.top_logprobs,
             names={
                 "inputs": "messages",
                 "max_new_tokens": "max_completion_tokens" if newer else "max_tokens",
+                "top_n_tokens": "top_logprobs",
             },
             **self.common(),
         )
+        return [ask]
 
 
 class CompletionRequest(OpenAIBody):
-    """Body of /v1/completions; a prompt may be text or ids, or a list of one such."""
-
-    NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = OpenAIBody.NEUTRAL | {
-        "logprobs": (),
-        "echo": (False,),
-    }
+    """Body of /v1/completions; a prompt may be text or ids, or a list of such."""
 
     prompt: str | list[str] | list[int] | list[list[int]]
     suffix: str | None = None
+    best_of: int | None = None
     logprobs: int | None = None
     echo: bool | None = None
 
-    def ask(self) -> Ask:
+    @property
+    def wants_logprobs(self) -> bool:
+        return self.logprobs is not None
+
+    def asks(self) -> list[Ask]:
         if self.suffix:
             raise SuffixUnsupported(
                 "Suffix is not supported and can be achieved by preprocessing the prompt.", param="suffix"
             )
+        if self.echo and self.wants_logprobs:
+            raise InvalidRequest("`echo` is not supported together with `logprobs`", param="echo")
+        if self.stream and (self.best_of or 1) > (self.n or 1):
+            raise InvalidRequest("`best_of` > `n` is not supported when streaming tokens", param="best_of")
         prompt = self.prompt
-        if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
-            if len(prompt) > 1:
-                raise TooManyPrompts("Number of prompts exceeds the maximum allowed batch size of 1", param="prompt")
-            prompt = prompt[0]
-        inputs = prompt if isinstance(prompt, str) else tuple(i for i in prompt if isinstance(i, int))
+        several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
+        return [self._ask(one) for one in (prompt if several else [prompt])]
+
+    def _ask(self, prompt: Any) -> Ask:
         return Ask(
-            inputs=inputs,
+            inputs=prompt if isinstance(prompt, str) else tuple(prompt),
             max_new_tokens=self.max_tokens,
-            names={"inputs": "prompt", "max_new_tokens": "max_tokens"},
+            best_of=self.best_of,
+            top_n_tokens=self.logprobs,
+            names={"inputs": "prompt", "max_new_tokens": "max_tokens", "top_n_tokens": "logprobs"},
             **self.common(),
         )

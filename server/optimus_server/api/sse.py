@@ -2,8 +2,8 @@
 
 Where this departs from the SSE standard's advice or from sse-starlette's defaults, a client is the reason:
 
-1. Events have no ``event:`` name and no ``id:``. No client filters by name, and OpenAI's Python client takes
-   a keep-alive comment after an ``id`` for an event.
+1. Events have no ``id:`` and, but for those of /v1/responses, no ``event:`` name. No client filters by name, and
+   OpenAI's Python client takes a keep-alive comment after an ``id`` for an event.
 2. Lines end in LF, and ``data:`` has a space after it: huggingface_hub looks for exactly ``data: [DONE]``.
 3. All tokens of one step are one write of several events; keep-alive comments may come between writes, never
    inside one.
@@ -26,6 +26,10 @@ AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 logger = logging.getLogger(__name__)
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+"""In ASCII: clients split lines at U+2028 and U+0085, too (huggingface_hub through httpx). Made once for all, since
+``json.dumps`` would make an encoder for every token."""
+
 DONE = b"data: [DONE]\n\n"
 PING_S = 15
 SEND_TIMEOUT_S = 30.0
@@ -33,8 +37,12 @@ SEND_TIMEOUT_S = 30.0
 
 
 def event(payload: Mapping[str, Any]) -> bytes:
-    # In ASCII: clients split lines at U+2028 and U+0085, too (huggingface_hub through httpx).
-    return b"data: " + json.dumps(payload, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _to_json(payload).encode() + b"\n\n"
+
+
+def named_event(payload: Mapping[str, Any]) -> bytes:
+    """An event with its ``type`` as its name, as /v1/responses has them."""
+    return b"event: " + str(payload["type"]).encode() + b"\n" + event(payload)
 
 
 def events(payloads: Iterable[Mapping[str, Any]]) -> bytes:
@@ -66,12 +74,24 @@ class EventStream(EventSourceResponse):
                 await super().__call__(scope, receive, send)
             except SendTimeoutError:
                 logger.info("A reader took nothing for %.0f s and was dropped", SEND_TIMEOUT_S)
+                await _break_off(scope, receive)
             finally:
                 await self._writes.aclose()
 
 
+async def _break_off(scope: Scope, receive: Receive) -> None:
+    """Close the connection without waiting for what is buffered; see ``serve.Protocol``."""
+    if abort := scope.get("state", {}).get("abort"):
+        abort()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
 async def guarded(
-    writes: AsyncGenerator[bytes, None], render: Callable[[OptimusError], Mapping[str, Any]], end: bytes = b""
+    writes: AsyncGenerator[bytes, None],
+    render: Callable[[OptimusError], Mapping[str, Any]],
+    end: bytes = b"",
+    wire: Callable[[Mapping[str, Any]], bytes] = event,
 ) -> AsyncGenerator[bytes, None]:
     """The writes that are not empty; then, if they fail, an event that says so; then ``end``."""
     async with aclosing(writes):
@@ -80,9 +100,9 @@ async def guarded(
                 if write:
                     yield write
         except OptimusError as error:
-            yield event(render(error))
+            yield wire(render(error))
         except Exception:
             logger.exception("A stream failed")
-            yield event(render(GenerationFailed("internal error")))
+            yield wire(render(GenerationFailed("internal error")))
         if end:
             yield end

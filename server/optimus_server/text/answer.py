@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from optimus_server.engine.request import Committed, Event, Failed, Finished, FinishReason, Usage
+from optimus_server.engine.request import Committed, Event, Failed, Finished, FinishReason, Top, Usage
 from optimus_server.errors import GenerationFailed
 from optimus_server.text.detokenize import Detokenizer, StopBuffer
 from optimus_server.text.prompt import Prompt
@@ -18,13 +18,15 @@ class Token:
     Attributes:
         text: what this token adds to the text: empty for special tokens and while a character or a possible
             stop string is incomplete. The texts of all tokens are the text of the answer.
-        logprob: log-probability at the step that committed it, at the request's temperature.
+        logprob: log-probability at the step that committed it, after penalties, at the request's temperature.
+        top: the best tokens of that step and position, if they were asked for.
     """
 
     id: int
     text: str
     logprob: float
     special: bool
+    top: Top = ()
 
 
 class Answer:
@@ -65,9 +67,9 @@ class Answer:
         before = len(self.tokens)
         for event in events:
             match event:
-                case Committed(ids, logprobs):
-                    for token_id, logprob in zip(ids, logprobs, strict=True):
-                        self._add(token_id, logprob)
+                case Committed(ids, logprobs, _, top):
+                    for i, (token_id, logprob) in enumerate(zip(ids, logprobs, strict=True)):
+                        self._add(token_id, logprob, top[i] if top else ())
                 case Finished(reason, usage):
                     self.usage = usage
                     self.reason = "stop_sequence" if self.stopped else reason
@@ -80,11 +82,11 @@ class Answer:
                 self.tokens[-1] = replace(self.tokens[-1], text=self.tokens[-1].text + rest)
         return self.tokens[before:]
 
-    def _add(self, token_id: int, logprob: float) -> None:
+    def _add(self, token_id: int, logprob: float, top: Top) -> None:
         if self.stopped:
             return
         if not self.tokens:
             self.first_token_s = time.perf_counter() - self._created
         special = token_id in self._special_ids
         text = "" if special else self._stop.push(self._detokenizer.push(token_id))
-        self.tokens.append(Token(token_id, text, logprob, special))
+        self.tokens.append(Token(token_id, text, logprob, special, top))

@@ -5,103 +5,27 @@ is off, as OpenAI's clients send them; ``max_new_tokens`` must fit as it is give
 in slices of 1024; and what diffusion decoding cannot honour is refused by name instead of ignored.
 """
 
-import json
 import math
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from optimus_server.engine.request import POLICIES, UNMASK_RULES, Params
 from optimus_server.errors import InvalidRequest
-from optimus_server.text.tokenizer import Message, Tokenizer
+from optimus_server.text.ask import MAX_TEMPERATURE, MAX_TOP_K, Ask, Rules, Sampling
+from optimus_server.text.tokenizer import Tokenizer
 
 MIN_TEMPERATURE = 1e-5
 """Below it sampling is greedy: dividing float32 logits by less would overflow."""
 
-MAX_TEMPERATURE = 100.0
-MAX_TOP_K = 2**31 - 1
+MAX_REPETITION_PENALTY = 100.0
+"""And its inverse: what is beyond would overflow float32 logits."""
+
 MAX_SEED = 2**64 - 1
 MAX_STOP_CHARS = 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to sample when an OpenAI request says nothing: the checkpoint's generation_config.json, as in vLLM,
-    else OpenAI's own temperature of 1."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Sampling":
-        """From a model directory. What the file leaves out or says badly keeps OpenAI's default."""
-        try:
-            config = json.loads((Path(path) / "generation_config.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return cls()
-        if not isinstance(config, dict) or config.get("do_sample") is False:
-            return cls(temperature=0.0) if isinstance(config, dict) else cls()
-
-        def number(name: str, low: float, high: float, default: float) -> float:
-            value = config.get(name)
-            return float(value) if isinstance(value, int | float) and low <= value <= high else default
-
-        return cls(
-            temperature=number("temperature", 0, MAX_TEMPERATURE, 1.0),
-            top_p=number("top_p", 1e-6, 1.0, 1.0),
-            top_k=int(number("top_k", 0, MAX_TOP_K, 0)),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What requests are checked against and what they get by default; fixed once the model is loaded."""
-
-    block_size: int
-    vocab_size: int
-    max_input_tokens: int
-    max_total_tokens: int
-    max_stop_sequences: int = 4
-    stop_ids: frozenset[int] = frozenset()
-    policy: str = "chunk"
-    chunk: int = 16
-    threshold: float = 0.9
-    sampling: Sampling = field(default_factory=Sampling)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """One request in TGI's words, whichever route it came by; None means it was not said.
-
-    Attributes:
-        inputs: a whole prompt, a chat, or ids.
-        openai: the OpenAI routes' defaults hold, and a stop string is not part of the answer.
-        diffusion: the request's diffusion extension: types checked, ranges not.
-        refused: parameters that cannot be honoured -> the value that would be accepted.
-        names: what the route calls a parameter, where that differs from TGI's name.
-    """
-
-    inputs: str | tuple[int, ...] | tuple[Message, ...]
-    openai: bool = False
-    do_sample: bool = False
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    max_new_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    truncate: int | None = None
-    seed: int | None = None
-    best_of: int | None = None
-    repetition_penalty: float | None = None
-    frequency_penalty: float | None = None
-    typical_p: float | None = None
-    top_n_tokens: int | None = None
-    diffusion: Mapping[str, Any] = field(default_factory=dict)
-    refused: Mapping[str, str] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
+MAX_TOP_LOGPROBS = 20
+"""OpenAI's limit of ``top_logprobs``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +44,17 @@ class Prompt:
     stop: tuple[str, ...]
     include_stop: bool
     seed: int | None
+    traced: bool = False
+    """Whether its reader wants to hear of every step."""
+    ignored: tuple[str, ...] = ()
+    """Parameters that were dropped because they cannot be honoured."""
+    choices: int = 1
+    """Answers to decode, each from a seed of its own: ``n`` or ``best_of``."""
+
+    def choice(self, i: int) -> "Prompt":
+        """The prompt of one of its choices; the first has the seed as it was given."""
+        seed = (self.params.seed + i) % (MAX_SEED + 1)
+        return replace(self, params=replace(self.params, seed=seed), seed=None if self.seed is None else seed)
 
 
 class Prompter:
@@ -149,10 +84,16 @@ class Prompter:
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            typical_p=ask.typical_p or 1.0,
+            repetition_penalty=ask.repetition_penalty or 1.0,
+            frequency_penalty=ask.frequency_penalty or 0.0,
+            presence_penalty=ask.presence_penalty or 0.0,
             seed=seed or 0,
+            top_n=ask.top_n_tokens or 0,
             **diffusion,
         )
-        return Prompt(ids, params, text, ask.stop, not ask.openai, seed)
+        choices = max(ask.n or 1, ask.best_of or 1)
+        return Prompt(ids, params, text, ask.stop, not ask.openai, seed, ask.traced, tuple(ask.refused), choices)
 
     def _sampling(self, ask: Ask) -> tuple[float, int, float]:
         """Temperature (0 is greedy), top-k and top-p (0 and 1 are off)."""
@@ -169,12 +110,15 @@ class Prompter:
                 temperature <= MAX_TEMPERATURE,
                 f"`temperature` must be <= {MAX_TEMPERATURE:g}. Given: {temperature:g}", "temperature",
             )  # fmt: skip
-        positive = ask.repetition_penalty is None or ask.repetition_penalty > 0
-        _require(positive, "`repetition_penalty` must be strictly positive", "repetition_penalty")
+        penalty = 1.0 if ask.repetition_penalty is None else ask.repetition_penalty
+        _require(penalty > 0, "`repetition_penalty` must be strictly positive", "repetition_penalty")
         _require(
-            abs(ask.frequency_penalty or 0) <= 2,
-            "`frequency_penalty` must be >= -2.0 and <= 2.0", "frequency_penalty",
+            1 / MAX_REPETITION_PENALTY <= penalty <= MAX_REPETITION_PENALTY,
+            f"`repetition_penalty` must be >= {1 / MAX_REPETITION_PENALTY:g} and <= {MAX_REPETITION_PENALTY:g}. "
+            f"Given: {penalty:g}", "repetition_penalty",
         )  # fmt: skip
+        for name in ("frequency_penalty", "presence_penalty"):
+            _require(abs(getattr(ask, name) or 0) <= 2, f"`{name}` must be >= -2.0 and <= 2.0", name)
         _require(top_p is None or 0 < top_p <= 1, "`top_p` must be > 0.0 and < 1.0", "top_p")
         typical = ask.typical_p is None or 0 < ask.typical_p < 1
         _require(typical, "`typical_p` must be > 0.0 and < 1.0", "typical_p")
@@ -207,20 +151,33 @@ class Prompter:
                 len(stop) <= MAX_STOP_CHARS,
                 f"`stop` sequences must have <= {MAX_STOP_CHARS} characters. Given: {len(stop)}", "stop",
             )  # fmt: skip
-        several = (ask.best_of or 1) > 1
+        several = (ask.best_of or 1) > 1 and not ask.openai
         _require(not several or ask.seed is None, "`seed` must not be set when `best_of` > 1", "best_of")
         _require(
             ask.seed is None or 0 <= ask.seed <= MAX_SEED,
             f"`seed` must be >= 0 and <= {MAX_SEED}. Given: {ask.seed}", "seed",
         )  # fmt: skip
-        _require(ask.best_of != 0, "`best_of` must be > 0 and <= 1. Given: 0", "best_of")
-        _require(not several, "`best_of` != 1 is not allowed for this endpoint", "best_of")
-        _require(not ask.top_n_tokens, "`top_n_tokens` != 0 is not allowed for this endpoint", "top_n_tokens")
+        self._check_counts(ask)
         for parameter, accepted in ask.refused.items():
             _require(
-                False, f"`{parameter}` is not supported by this server: leave it out or set it to {accepted}",
-                parameter,
+                self.rules.ignore_unsupported,
+                f"`{parameter}` is not supported by this server: leave it out or set it to {accepted}", parameter,
             )  # fmt: skip
+
+    def _check_counts(self, ask: Ask) -> None:
+        """How many answers and how many alternatives."""
+        rules = self.rules
+        for name, value, limit in (
+            ("best_of", ask.best_of, rules.max_choices if ask.openai else rules.max_best_of),
+            ("n", ask.n, rules.max_choices),
+        ):
+            given = 1 if value is None else value
+            _require(0 < given <= limit, f"`{name}` must be > 0 and <= {limit}. Given: {given}", name)
+        best_of = ask.n if ask.best_of is None else ask.best_of
+        _require((best_of or 1) >= (ask.n or 1), "`best_of` must be >= `n`", "best_of")
+        name = ask.names.get("top_n_tokens", "top_n_tokens")
+        limit, top = MAX_TOP_LOGPROBS if ask.openai else rules.max_top_n_tokens, ask.top_n_tokens or 0
+        _require(0 <= top <= limit, f"`{name}` must be >= 0 and <= {limit}. Given: {top}", name)
 
     def _encode(self, ask: Ask) -> tuple[tuple[int, ...], str]:
         name = ask.names.get("inputs", "inputs")
@@ -263,7 +220,10 @@ class Prompter:
 
     def _diffusion(self, ask: Ask) -> dict[str, Any]:
         """The decoding parameters: the request's where it has them, else the server's."""
-        rules, given = self.rules, dict(ask.diffusion)
+        rules = self.rules
+        given = {"chunk": rules.chunk and min(rules.chunk, 2 * rules.block_size), **ask.diffusion}
+        if given["chunk"] == "auto":
+            given["chunk"] = None
         both = "confidence" in given and "threshold" in given
         _require(not both, "`diffusion.confidence` and `diffusion.threshold` are one thing: give one", "diffusion")
         _in_range(given, "confidence", 0, 1)
@@ -279,7 +239,9 @@ class Prompter:
                 f"`diffusion.{name}` must be one of {', '.join(choices)}. Given: {given.get(name)}",
                 f"diffusion.{name}",
             )  # fmt: skip
-        return {"policy": rules.policy, "chunk": min(rules.chunk, longest)} | given
+        _in_range(given, "tpot_slo_ms", 1, 60_000)
+        target = given.pop("tpot_slo_ms", None)
+        return {"policy": rules.policy, "tpot_s": target and target / 1e3} | given
 
 
 def _require(holds: bool, message: str, param: str) -> None:

@@ -22,16 +22,16 @@ Message = Mapping[str, Any]
 
 
 class Tokenizer:
-    """Wraps a fast, byte-level Hugging Face tokenizer, as all supported families have.
+    """Wraps a fast Hugging Face tokenizer: byte-level, SentencePiece-style with or without byte fallback, or WordPiece.
 
-    With byte-level tokens the text of an answer is the bytes of its tokens, whatever their neighbours are. In
-    others (byte fallback) a token can change the text of those before it, which a stream could not take back.
+    In all of them a token stands for certain bytes, whatever its neighbors are. Only the first of a text may lose its
+    space when it is decoded; an answer continues its prompt, so it keeps it.
 
     Args:
         hf: a ``PreTrainedTokenizerFast`` or another class of transformers with a ``tokenizers`` backend.
 
     Raises:
-        ModelError: a tokenizer of another kind.
+        ModelError: a tokenizer of another kind, in which a token could change the text of those before it.
     """
 
     def __init__(self, hf: Any) -> None:
@@ -39,8 +39,10 @@ class Tokenizer:
             raise ModelError("only fast tokenizers (tokenizer.json) are supported", param="model")
         self._hf = hf
         self.backend: tokenizers.Tokenizer = hf.backend_tokenizer
-        if not _is_byte_level(json.loads(self.backend.to_str())["decoder"]):
-            raise ModelError("only byte-level tokenizers are supported", param="model")
+        kinds = _decoders(json.loads(self.backend.to_str())["decoder"])
+        self._byte_level, self._byte_fallback = kinds == ["ByteLevel"], "ByteFallback" in kinds
+        if not kinds or not (self._byte_level or set(kinds) <= _FREE_OF_CONTEXT):
+            raise ModelError("only byte-level, SentencePiece and WordPiece tokenizers are supported", param="model")
         # Settings saved in tokenizer.json must not cut or pad what we send.
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -118,6 +120,11 @@ class Tokenizer:
             text += piece
         return tuple(ids), text
 
+    def spans(self, text: str) -> list[tuple[int, int, int]]:
+        """Each token of a whole prompt: id, and the characters ``[start, stop)`` of the text it stands for."""
+        encoding = self.backend.encode_batch([text], add_special_tokens=True)[0]
+        return [(i, *offsets) for i, offsets in zip(encoding.ids, encoding.offsets, strict=True)]
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of a complete answer, without special tokens."""
         return self.backend.decode(list(ids), skip_special_tokens=True)
@@ -126,12 +133,24 @@ class Tokenizer:
         """The bytes a token stands for; none for ids the tokenizer does not have."""
         if (known := self._bytes.get(token_id)) is None:
             token = self.backend.id_to_token(token_id) or ""
-            if all(char in _BYTE_OF for char in token):
-                known = bytes(_BYTE_OF[char] for char in token)
-            else:
-                known = token.encode()
-            self._bytes[token_id] = known
+            known = self._bytes[token_id] = self._bytes_of(token)
         return known
+
+    def _bytes_of(self, token: str) -> bytes:
+        if self._byte_level:
+            known = all(char in _BYTE_OF for char in token)
+            return bytes(_BYTE_OF[char] for char in token) if known else token.encode()
+        if token in self._specials:
+            return token.encode()
+        if self._byte_fallback and (byte := _BYTE_TOKEN.fullmatch(token)):
+            return bytes([int(byte[1], 16)])
+        # Behind another token, since the first of a text may be special.
+        text: str = self.backend.decoder.decode(["a", token])
+        return text.removeprefix("a").encode()
+
+    def token_text(self, token_id: int) -> str:
+        """One token alone, for people to read: what is no whole character shows as U+FFFD."""
+        return self.token_bytes(token_id).decode(errors="replace")
 
     @cached_property
     def _plain(self) -> tokenizers.Tokenizer:
@@ -164,10 +183,16 @@ class Tokenizer:
         return tuple(encoding.ids)
 
 
-def _is_byte_level(decoder: dict[str, Any] | None) -> bool:
-    if decoder and decoder["type"] == "Sequence" and len(decoder["decoders"]) == 1:
-        decoder = decoder["decoders"][0]
-    return bool(decoder and decoder["type"] == "ByteLevel")
+def _decoders(decoder: dict[str, Any] | None) -> list[str]:
+    """The kinds of decoder a tokenizer applies, one after the other; a strip counts only if it may touch the end."""
+    if decoder is None:
+        return []
+    parts = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    return [part["type"] for part in parts if part["type"] != "Strip" or part["stop"]]
+
+
+_FREE_OF_CONTEXT = {"Replace", "ByteFallback", "Fuse", "Metaspace", "WordPiece"}
+_BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -1,0 +1,162 @@
+"""Many clients at once: order, leaks, overload. ``--streams``, ``--seconds`` and ``--leavers`` make it long."""
+
+import asyncio
+import json
+import random
+import re
+import resource
+import threading
+import time
+
+import httpx
+import pytest
+
+from tests.web import END, wait_for
+
+EVENT = re.compile(rb'"index":(\d+),"token":{"id":(\d+)[^}]*?"logprob":-([\d.]+)')
+
+
+def post(path, body):
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return head.encode() + b"Content-Length: %d\r\n\r\n%s" % (len(data), data)
+
+
+async def read_all(port, request):
+    """Everything one client gets, piece by piece, with the time of each piece."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    pieces = []
+    while piece := await reader.read(1 << 16):
+        pieces.append((time.monotonic(), piece))
+    writer.close()
+    return pieces
+
+
+def port_of(live):
+    return int(live.url.rsplit(":", 1)[1])
+
+
+def test_every_stream_gets_every_event_in_order(scripted, pytestconfig):
+    """The log-probability of a token carries the time of its step, so its delay is known where it is read."""
+    streams, steps = pytestconfig.getoption("streams"), int(pytestconfig.getoption("seconds") * 100)
+    live = scripted(
+        script=lambda request: [*[(65,)] * (steps - 1), (END,)], step_s=0.01, max_concurrent_requests=streams,
+        rule={"max_total_tokens": 10**6},
+    )  # fmt: skip
+    live.engine.logprob = lambda request: -time.monotonic()
+    body = {"inputs": "x", "parameters": {"max_new_tokens": steps}}
+
+    async def main():
+        return await asyncio.gather(*(read_all(port_of(live), post("/generate_stream", body)) for _ in range(streams)))
+
+    delays = []
+    for pieces in asyncio.run(main()):
+        text = b"".join(piece for _, piece in pieces)
+        found = EVENT.findall(text)
+        assert [int(index) for index, _, _ in found] == list(range(1, steps + 1))
+        assert int(found[-1][1]) == END
+        for at, piece in pieces:
+            delays += [at - float(logprob) for _, _, logprob in EVENT.findall(piece)]
+    delays.sort()
+    print(
+        f"{streams} streams, {steps} steps: median {delays[len(delays) // 2] * 1e3:.1f} ms, "
+        f"p99 {delays[len(delays) * 99 // 100] * 1e3:.1f} ms, peak memory "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
+    )
+    assert not live.service._mailboxes
+    wait_for(lambda: live.service.idle)
+
+
+def test_clients_that_leave_at_any_moment_leave_nothing_behind(real, pytestconfig):
+    rng = random.Random(4)
+    bodies = [
+        post("/generate_stream", {"inputs": "hello", "parameters": {"max_new_tokens": 300}}),
+        post("/generate", {"inputs": "hello", "parameters": {"max_new_tokens": 300, "best_of": 2, "do_sample": True}}),
+        post("/v1/completions", {"prompt": ["hello", "x"], "max_tokens": 300, "stream": True, "n": 2}),
+        post("/v1/responses", {"input": "hi", "stream": True, "diffusion": {"events": "steps"}}),
+    ]
+
+    async def rude():
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port_of(real))
+            request = rng.choice(bodies)
+            writer.write(request[: rng.randrange(len(request))] if rng.random() < 0.1 else request)
+            async with asyncio.timeout(rng.random() * 0.1):
+                await reader.read(rng.randrange(1, 3000))
+        except TimeoutError:
+            pass
+        if rng.random() < 0.5:
+            writer.transport.abort()
+        writer.close()
+
+    async def main():
+        for _ in range(pytestconfig.getoption("leavers") // 20):
+            await asyncio.gather(*(rude() for _ in range(20)))
+
+    asyncio.run(main())
+    wait_for(lambda: real.service.idle and not real.engine.busy, 20)
+    assert not real.service._mailboxes
+    assert not real.service.traces._followers
+    assert real.service.queued_tokens == 0
+    wait_for(lambda: not real.service._permits.reserved)
+    real.engine.check()
+    load = real.service.load()
+    assert (load.running, load.waiting, load.free_pages) == (0, 0, load.pages)
+
+
+def test_overload_is_refused_at_once_and_harms_nobody(scripted):
+    """Ten times as many clients as permits: those inside keep their pace, the others hear it soon."""
+    permits, steps = 8, 60
+    live = scripted(
+        script=lambda request: [*[(65,)] * (steps - 1), (END,)], step_s=0.01, max_concurrent_requests=permits
+    )
+    inside = threading.Barrier(permits + 1)
+    seconds = []
+
+    def accepted():
+        began = time.monotonic()
+        with httpx.stream("POST", live.url + "/generate_stream", json={"inputs": "x"}, timeout=30) as response:
+            parts = response.iter_bytes()
+            next(parts)
+            inside.wait(10)
+            assert response.status_code == 200
+            for _ in parts:
+                pass
+        seconds.append(time.monotonic() - began)
+
+    threads = [threading.Thread(target=accepted) for _ in range(permits)]
+    for thread in threads:
+        thread.start()
+    inside.wait(10)
+    refusals = []
+    with httpx.Client(base_url=live.url, timeout=10) as client:
+        client.get("/health")
+        for _ in range(9 * permits):
+            if not all(thread.is_alive() for thread in threads):
+                break
+            began = time.monotonic()
+            response = client.post("/generate", json={"inputs": "x"})
+            refusals.append(time.monotonic() - began)
+            assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+    for thread in threads:
+        thread.join()
+    assert len(refusals) > permits
+    assert sorted(refusals)[len(refusals) // 2] < 0.05
+    assert len(seconds) == permits
+    assert len(live.engine.seen) == permits
+
+
+@pytest.mark.parametrize("path", ["/livez", "/health"])
+def test_health_answers_among_many_streams(scripted, path):
+    live = scripted(script=lambda request: [(65,)] * 100, step_s=0.005)
+    body = {"inputs": "x"}
+
+    async def main():
+        readers = [asyncio.create_task(read_all(port_of(live), post("/generate_stream", body))) for _ in range(40)]
+        await asyncio.to_thread(wait_for, lambda: len(live.engine.live) == 40, 10)
+        status = await asyncio.to_thread(lambda: live.get(path).status_code)
+        await asyncio.gather(*readers)
+        return status
+
+    assert asyncio.run(main()) == 200
