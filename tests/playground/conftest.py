@@ -1,0 +1,77 @@
+import gc
+import os
+import shutil
+import warnings
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, which can resolve no name.
+
+    Playwright's event loop counts as running in this thread until it is stopped: no test of another module could run its own.
+    """
+    if not CHROMIUM:
+        assert "OPTIMUS_BROWSER" not in os.environ, "no chromium"
+        pytest.skip("no chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens the playground of a server; at the end, nothing may have left the machine and the console is clean."""
+    seen, said, pages = [], [], []
+
+    def opened(url, **options):
+        page = browser.new_page(**options)
+        page.on("request", lambda request: seen.append(request.url))
+        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(url + "/playground/")
+        page.wait_for_selector("#run .cells")
+        pages.append((page, url))
+        return page
+
+    yield opened
+    for page, url in pages:
+        page.close()
+        assert [address for address in seen if not address.startswith((url, "data:", "blob:"))] == []
+    assert said == []
+
+
+@pytest.fixture(scope="session")
+def demo():
+    """The demo model, with the page."""
+    from optimus_server.app import create_app
+    from optimus_server.backend import build_backend
+    from optimus_server.settings import Settings
+    from tests import web
+
+    settings = Settings(max_batch_total_tokens=8192, max_batch_size=4)
+    backend = build_backend(settings)
+    with web.listening(create_app(settings, backend), backend.engine) as live:
+        yield live
+        web.wait_for(lambda: live.service.idle and not live.engine.busy)
+        live.engine.check()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_litter():
+    """Event loops and sockets that Gradio leaves behind must not be found in the middle of somebody else's test.
+
+    What can be collected is collected here; what is still held is never looked at again.
+    """
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    gc.freeze()
