@@ -1,10 +1,30 @@
 import contextlib
+import os
 
 import pytest
 import torch
 
+# Without a GPU, Triton's kernels run in its interpreter. It looks at this when it is imported first.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # The models of the tests are too small to gain from a second thread, and spinning for one slows a busy machine down.
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fuzz", type=int, default=150, help="fuzzed bodies to send")
+    parser.addoption("--streams", type=int, default=256, help="streams at once")
+    parser.addoption("--seconds", type=float, default=0.5, help="how long they last, at 100 steps a second")
+    parser.addoption("--leavers", type=int, default=100, help="clients that leave at random moments")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory):
+    """Servers that tests start in processes of their own keep their logs here, not in somebody's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +70,23 @@ def real(model_dir):
     from optimus_server.settings import Settings
     from tests import web
 
-    settings = Settings(model_id=str(model_dir), max_batch_total_tokens=8192, max_batch_size=16)
+    # A fixed chunk size, so that equal requests have equal answers whatever else runs.
+    settings = Settings(
+        model_id=str(model_dir), max_batch_total_tokens=8192, max_batch_size=16, chunk=16, no_playground=True
+    )
     backend = build_backend(settings)
     with web.listening(create_app(settings, backend), backend.engine) as live:
         yield live
         web.wait_for(lambda: live.service.idle and not live.engine.busy)
         live.engine.check()
+
+
+@pytest.fixture
+def file(tmp_path):
+    """An empty request log."""
+    from optimus_server.store.migrate import migrate
+    from optimus_server.store.session import log_url
+
+    path = tmp_path / "log.db"
+    migrate(log_url(str(path)))
+    return path

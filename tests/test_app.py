@@ -30,9 +30,15 @@ def test_cors(scripted):
     assert "access-control-allow-origin" not in refused.headers
 
 
-def test_a_bug_is_a_500_without_its_insides(scripted, monkeypatch, tokenizer):
+def test_a_bug_is_a_500_without_its_insides(scripted, monkeypatch, tokenizer, caplog):
     live = scripted(script=lambda request: spoken(tokenizer, "x"))
     monkeypatch.setattr(live.service, "permit", lambda wish: 1 / 0)
-    response = live.post("/generate", {"inputs": "x"})
+    headers = {"x-request-id": "mine", "origin": "https://page"}
+    response = live.post("/generate", {"inputs": "x"}, headers=headers)
     assert response.status_code == 500
+    assert response.headers["x-request-id"] == "mine"
+    assert response.headers["access-control-allow-origin"] == "*"
+    [record] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "POST /generate failed" in record.message
+    assert "ZeroDivisionError" in caplog.text
     assert response.json() == {"error": "internal error", "error_type": "internal"}

@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from optimus_server import __version__, cli
+from optimus_server.store.queries import Log
 
 COMMAND = [sys.executable, "-m", "optimus_server.cli"]
 
@@ -77,6 +78,21 @@ def served(model_dir):
             server.end()
 
 
+def test_kill_9_leaves_the_rows_of_what_was_answered(served, tmp_path):
+    server = served("--log-db", str(tmp_path / "log.db"))
+    body = {"inputs": "hello", "parameters": {"max_new_tokens": 8}}
+    for number in range(5):
+        headers = {"x-request-id": f"{number}"}
+        assert httpx.post(server.url + "/generate", json=body, headers=headers, timeout=60).status_code == 200
+    time.sleep(1.0)
+    server.process.kill()
+    server.end()
+    with Log(str(tmp_path / "log.db")) as log:
+        assert {row["request_id"] for row in log.requests()} == set("01234")
+        assert all(log.request(row["id"]).steps for row in log.requests())
+        assert log.request("0").instance["stopped_us"] is None
+
+
 def test_version_and_help_need_no_torch():
     code = (
         "import sys\nfrom optimus_server.cli import main\n"
@@ -118,7 +134,12 @@ def test_bad_settings_end_with_2_and_one_line(arguments, environ, parts):
 
 @pytest.mark.parametrize(
     ("command", "word"),
-    [(["demo", "train"], "--smoke"), (["demo", "eval"], "--prompts"), (["bench", "decode"], "--batch")],
+    [
+        (["demo", "train"], "--smoke"),
+        (["bench", "accuracy"], "--prompts"),
+        (["bench", "decode"], "--batch"),
+        (["bench", "serve"], "--rate"),
+    ],
 )
 def test_other_commands_are_mounted(command, word):
     done = run(*command, "--help")
@@ -165,6 +186,25 @@ def test_start_up_and_drain(served):
     assert not any("Traceback" in line or "rror" in line for line in server.lines)
 
 
+def test_sigterm_with_many_streams_open_ends_them_all(served):
+    server = served("--max-batch-size", "64")
+    seen = [[] for _ in range(50)]
+    readers = [threading.Thread(target=server.stream, args=(60, texts)) for texts in seen]
+    for reader in readers:
+        reader.start()
+    while not any(seen):
+        time.sleep(0.005)
+    server.process.send_signal(signal.SIGTERM)
+    for reader in readers:
+        reader.join()
+    whole = [texts[-1] for texts in seen if texts and '"generated_text":"' in texts[-1]]
+    refused = [texts for texts in seen if texts and "healthcheck" in texts[-1]]
+    assert len(whole) + len(refused) == 50
+    assert len(whole) > 0
+    assert server.end() == 0
+    assert not any("Traceback" in line for line in server.lines)
+
+
 def test_what_does_not_end_in_time_is_told(served):
     server = served("-g", "0")
     seen = []
@@ -197,12 +237,15 @@ def test_a_second_signal_does_not_wait(served):
 
 def test_json_log(served):
     server = served("--json-output")
-    httpx.post(server.url + "/generate", json={"inputs": "x", "parameters": {"max_new_tokens": 3}}, timeout=30)
+    body = {"inputs": "x", "parameters": {"max_new_tokens": 3}}
+    answer = httpx.post(server.url + "/generate", json=body, timeout=30)
     server.process.send_signal(signal.SIGINT)
     assert server.end() == 0
     lines = [json.loads(line) for line in server.lines]
-    assert all(set(line) == {"timestamp", "level", "message", "target"} for line in lines)
-    assert any(line["message"].startswith("POST /generate: ") for line in lines)
+    usual = {"timestamp", "level", "message", "target"}
+    assert all(usual <= set(line) <= usual | {"request_id"} for line in lines)
+    [answered] = [line for line in lines if line["message"].startswith("POST /generate: ")]
+    assert answered["request_id"] == answer.headers["x-request-id"]
 
 
 def test_errors_inside_a_command_are_one_line(capsys, monkeypatch):

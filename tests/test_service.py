@@ -13,10 +13,12 @@ from optimus_server.errors import (
     InvalidRequest,
     Overloaded,
     ShuttingDown,
+    TimedOut,
     Unavailable,
 )
 from optimus_server.service import Service
-from optimus_server.text.prompt import Ask, Prompter
+from optimus_server.text.ask import Ask
+from optimus_server.text.prompt import Prompter
 from tests.web import BLOCK, END, ScriptedEngine, rules
 
 STEPS = [(10, 11), (12,), (13, END)]
@@ -277,7 +279,7 @@ def test_an_id_is_free_again_when_the_engine_has_let_go_of_it(prompt):
                     await anext(batches)
             with service.permit("wish") as early:
                 assert early != "wish"
-            await until(lambda: not service._leaving)
+            await until(lambda: not service._permits.reserved)
             with service.permit("wish") as late:
                 assert late == "wish"
 
@@ -318,8 +320,50 @@ def test_a_reader_who_leaves_behind_a_finished_answer_leaves_no_trace(prompt):
             await anext(stream)
             await until(lambda: service._mailboxes["a"].over)
             await stream.aclose()
-            assert not service._leaving
+            assert not service._permits.reserved
             with service.permit("a") as granted:
                 assert granted == "a"
 
     asyncio.run(main())
+
+
+def test_what_waits_is_limited_in_tokens(prompt):
+    """A request counts until its first event; one that is larger than the whole queue may wait alone."""
+    engine = ScriptedEngine(lambda request: [(1,)] * 100, step_s=0.01)
+
+    async def main():
+        service = Service(engine, block_size=BLOCK, shift=1, max_concurrent=9, max_queue_tokens=100)
+        service.start()
+        with service.permit("a") as a, service.permit("b") as b, service.permit("c") as c:
+            service.enqueue(a, 150)
+            with pytest.raises(Overloaded):
+                service.enqueue(b, 1)
+            async with contextlib.aclosing(service.submit(a, prompt)) as batches:
+                await anext(batches)
+                assert service.queued_tokens == 0
+                service.enqueue(b, 60)
+                with pytest.raises(Overloaded):
+                    service.enqueue(c, 41)
+                service.enqueue(c, 40)
+        assert service.queued_tokens == 0
+        await service.stop()
+
+    asyncio.run(main())
+
+
+def test_a_request_has_its_time(prompt):
+    engine = ScriptedEngine(lambda request: [(1,)] * 10_000, step_s=0.01)
+
+    async def main():
+        service = Service(engine, block_size=BLOCK, shift=1, max_concurrent=9, timeout_s=0.1)
+        service.start()
+        with pytest.raises(TimedOut, match=r"longer than 0\.1 s"):
+            await collect(service, prompt)
+        await until(lambda: engine.ended == [("a", "cancelled")])
+        engine.answer = lambda request: list(STEPS)
+        assert len(await collect(service, prompt, "b")) == len(STEPS) + 1
+        await asyncio.sleep(0.15)
+        await service.stop()
+
+    asyncio.run(main())
+    assert engine.ended[1:] == [("b", "eos_token")]

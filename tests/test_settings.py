@@ -33,10 +33,15 @@ def test_every_setting_has_its_flag_and_its_variable():
     values = {
         "model_id": "m", "hostname": "::1", "port": 81, "device": "cpu", "dtype": "float16", "block_size": 4,
         "mask_token_id": 7, "policy": "stale", "chunk": 5, "threshold": 0.5, "max_concurrent_requests": 3,
-        "max_stop_sequences": 2, "max_input_tokens": 10, "max_total_tokens": 20, "max_batch_prefill_tokens": 30,
+        "max_queue_tokens": 77, "ignore_unsupported_parameters": True, "request_timeout": 1.5,
+        "max_stop_sequences": 2, "max_best_of": 3, "max_client_batch_size": 5,
+        "max_top_n_tokens": 7, "max_input_tokens": 10, "max_total_tokens": 20, "max_batch_prefill_tokens": 30,
         "max_batch_total_tokens": 40, "max_batch_size": 6, "page_size": 16, "no_prefix_cache": True,
         "payload_limit": 99, "api_key": "k", "cors_allow_origin": "a,b", "graceful_termination_timeout": 1,
-        "json_output": True, "compute_type": "x", "kv_pages": 9, "threads": 2,
+        "json_output": True, "compute_type": "x", "kv_pages": 9, "threads": 2, "tpot_slo_ms": 50.0, "no_profile": True,
+        "no_playground": True,
+        "log_db": "x.db", "log_text": "truncate:5", "log_retention_days": 3, "log_max_mb": 9, "db_migrate": "check",
+        "admin_token": "long enough",
     }  # fmt: skip
     assert set(values) == set(Settings.model_fields)
     for name, value in values.items():
@@ -136,3 +141,16 @@ def test_settings_need_no_heavy_import():
         "import sys, optimus_server.settings as s; assert not {'torch', 'transformers', 'starlette'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_log_s_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert Settings().log_place == str(tmp_path / "optimus" / "log.db")
+    assert Settings(log_db="x.db").log_place == "x.db"
+    assert Settings(log_db="off").log_place is None
+
+
+@pytest.mark.parametrize("value", ["all", "truncate", "truncate:", "truncate:0", "truncate:-1", "full "])
+def test_log_text_says_what_it_takes(value):
+    with pytest.raises(SettingsError, match=r"--log-text must be none, hash, full or truncate:N .* Given: "):
+        from_line("--log-text", value)

@@ -18,9 +18,12 @@ from optimus_server.app import create_app
 from optimus_server.backend import Backend as ServerBackend
 from optimus_server.engine.engine import Load
 from optimus_server.engine.request import Committed, Finished, Request, Usage
+from optimus_server.engine.telemetry import Decision, Feed, RowTrace, StepTrace
 from optimus_server.errors import InvalidRequest
+from optimus_server.serve import configuration
 from optimus_server.settings import Settings
-from optimus_server.text.prompt import Prompter, Rules
+from optimus_server.text.ask import Rules
+from optimus_server.text.prompt import Prompter
 from optimus_server.text.tokenizer import Tokenizer
 from tests.tiny import edit_json, tiny_checkpoint
 
@@ -76,11 +79,18 @@ class ScriptedEngine:
 
     def __init__(self, answer: Callable[[Request], Steps], *, step_s: float = 0.0, capacity: int = 10**6) -> None:
         self.answer, self.step_s, self.capacity = answer, step_s, capacity
+        self.logprob: Callable[[Request], float] = lambda request: -0.5
         self.live: dict[str, tuple[Request, Steps]] = {}
         self.seen: list[Request] = []
         self.ended: list[tuple[str, str]] = []
         self.explode = False
+        self.feed = Feed()
+        self.steps = 0
+        self.steered: list[tuple[int | None, float | None]] = []
         self._events: list[Any] = []
+
+    def steer(self, *, chunk: int | None, tpot_s: float | None) -> None:
+        self.steered.append((chunk, tpot_s))
 
     def add(self, request: Request) -> None:
         if request.canvas > self.capacity:
@@ -101,13 +111,24 @@ class ScriptedEngine:
             time.sleep(self.step_s)
         if self.explode:
             raise RuntimeError("script says so")
+        began, rows = time.time(), []
         for request_id, (request, steps) in list(self.live.items()):
             ids = steps.pop(0)
             request.frontier += len(ids)
             request.steps += 1
-            self._events.append((request_id, Committed(ids, (-0.5,) * len(ids), request.steps)))
+            best = tuple((i, -0.5 - i) for i in range(6, 6 + request.params.top_n))
+            top = (best,) * len(ids) if best else ()
+            self._events.append((request_id, Committed(ids, (self.logprob(request),) * len(ids), request.steps, top)))
+            rows.append(scripted_row(request, ids))
             if not steps:
                 self._end(request_id, "eos_token" if ids[-1] == END else "length")
+        if rows and self.feed.active:
+            self.steps += 1
+            decision = Decision(
+                chunk=3, smallest=2, largest=4, reason="manual", rows=len(rows), waiting=0, kv_used=0.25,
+                positions=3 * len(rows), prefill=0, kv_tokens=9, expected_commits=2.5, predicted_s=0.001,
+            )  # fmt: skip
+            self.feed.publish(StepTrace(self.steps, began, time.time() - began, decision, tuple(rows)))
         events, self._events = self._events, []
         return events
 
@@ -118,8 +139,17 @@ class ScriptedEngine:
         request, _ = self.live.pop(request_id)
         self.ended.append((request_id, reason))
         generated = request.frontier - request.prompt_len
-        usage = Usage(request.prompt_len, generated, 0, request.steps, generated, 0, 0.001, 0.002)
+        usage = Usage(request.prompt_len, generated, 0, request.steps, generated, (1, 1.0, 1), 0, 0.001, 0.002)
         self._events.append((request_id, Finished(reason, usage)))
+
+
+def scripted_row(request: Request, ids: tuple[int, ...]) -> RowTrace:
+    start = request.frontier - len(ids)
+    commits = tuple((start + i, token, 0.75) for i, token in enumerate(ids))
+    return RowTrace(
+        request_id=request.id, step=request.steps, start=start, stop=start + 3, chunk=3, masks=3, commits=commits,
+        frontier=request.frontier, advance=len(ids),
+    )  # fmt: skip
 
 
 def spoken(tokenizer: Tokenizer, text: str, per_step: int = 3, end: bool = True) -> Steps:
@@ -157,8 +187,7 @@ def payloads(text: str) -> list[Any]:
 @contextlib.contextmanager
 def listening(app: Any, engine: Any) -> Iterator[Live]:
     """Serve an application on a free port, in a thread of this process."""
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(app, port=0))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -178,10 +207,13 @@ def rules(**changes: Any) -> Rules:
     return Rules(**fields | changes)
 
 
-def application(engine: Any, tokenizer: Tokenizer, *, rule: dict[str, Any] | None = None, **settings: Any) -> Any:
+def application(
+    engine: Any, tokenizer: Tokenizer, *, rule: dict[str, Any] | None = None, recorder: Any = None, **settings: Any
+) -> Any:
     facts = Facts("org/scripted", "sdar_shift", "float32", "cpu", MASK, "cpu+optimized", 4096)
     backend = ServerBackend(engine, Prompter(tokenizer, rules(**rule or {})), facts, 1)
-    return create_app(Settings(**settings), backend)
+    # Most tests ask nothing of it, and it takes seconds to import.
+    return create_app(Settings(**{"no_playground": True} | settings), backend, recorder)
 
 
 def wait_for(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
