@@ -4,7 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from optimus_server.settings import Settings, flag, variable
+from optimus_server.flags import flag, variable
+from optimus_server.settings import Settings
 from tests.test_house import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()

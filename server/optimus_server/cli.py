@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from optimus_server import __version__, logs, settings
+from optimus_server import __version__, flags, logs
 from optimus_server.errors import ModelError, SettingsError
 from optimus_server.settings import Settings
 
@@ -51,14 +51,14 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="serve a model over HTTP", description="Serve a model over HTTP.")
     serve.add_argument("model", nargs="?", metavar="MODEL", help="model directory (default: the demo model)")
-    settings.add_arguments(serve)
+    flags.add_arguments(serve)
     serve.set_defaults(run=_serve)
 
     profile = commands.add_parser(
         "profile", help="measure step times of a model on this machine, which the server chooses chunk sizes by"
     )
     profile.add_argument("model", nargs="?", metavar="MODEL", help="model directory (default: the demo model)")
-    settings.add_arguments(profile)
+    flags.add_arguments(profile)
     profile.set_defaults(run=_profile)
 
     demo = commands.add_parser("demo", help="train the demo model, or widen it to the geometry of a large one")
@@ -90,10 +90,10 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _settings(args: argparse.Namespace) -> Settings:
-    flags = {name: value for name, value in vars(args).items() if name not in ("command", "run", "model")}
-    if args.model is not None and flags.setdefault("model_id", args.model) != args.model:
-        raise SettingsError(f"the model is given twice: {args.model} and --model-id {flags['model_id']}")
-    chosen, warnings = settings.load(flags)
+    given = {name: value for name, value in vars(args).items() if name not in ("command", "run", "model")}
+    if args.model is not None and given.setdefault("model_id", args.model) != args.model:
+        raise SettingsError(f"the model is given twice: {args.model} and --model-id {given['model_id']}")
+    chosen, warnings = flags.load(given)
     logs.set_up(as_json=chosen.json_output)
     for warning in warnings:
         logger.warning("%s", warning)

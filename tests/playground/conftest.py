@@ -13,7 +13,7 @@ FLAGS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0
 def browser():
     """Debian's Chromium, which can resolve no name.
 
-    Playwright's event loop counts as running in this thread until it is stopped: no test of another module could run its own.
+    Playwright's event loop counts as running in this thread until it is stopped: until then no test could run its own.
     """
     if not CHROMIUM:
         assert "OPTIMUS_BROWSER" not in os.environ, "no chromium"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from optimus_server import settings
+from optimus_server import flags
 from optimus_server.errors import SettingsError
 from optimus_server.store import render
 from optimus_server.store.export import TABLES, export
@@ -139,7 +139,7 @@ def _prune(args: argparse.Namespace) -> int:
 
 def _place(args: argparse.Namespace) -> str:
     given = {"log_db": args.log_db} if "log_db" in args else {}
-    place = settings.load(given)[0].log_place
+    place = flags.load(given)[0].log_place
     if place is None:
         raise SettingsError("the request log is switched off: name one with --log-db")
     return place
