@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from optimus_kernels.bench.check import agrees, errors
-from optimus_kernels.paged_attention import AttentionPlan, paged_attention, plan_attention
+from optimus_kernels.paged_attention import AttentionPlan, Room, paged_attention, plan_attention
 from optimus_kernels.paged_attention.reference import paged_attention_reference
 from optimus_kernels.paged_attention.tile import Tile, default_splits
 from tests.kernels.conftest import DEVICE, DTYPES, ON_GPU
@@ -46,7 +46,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, start: int, visible: int, block_size:
     return torch.einsum("hqk,khd->qhd", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
-def outputs(case: Case, attention: Attention, device: str) -> tuple[Tensor, Tensor]:
+def outputs(case: Case, attention: Attention, device: str, room: Room | None = None) -> tuple[Tensor, Tensor]:
     """What ``attention`` says, and what the formula does, in float64."""
     generator = torch.Generator().manual_seed(case.seed)
 
@@ -73,7 +73,7 @@ def outputs(case: Case, attention: Attention, device: str) -> tuple[Tensor, Tens
         first += stop - start
 
     plan = plan_attention(
-        starts, stops, visibles, tables, block_size=case.block_size, page_size=case.page_size, device=device
+        starts, stops, visibles, tables, block_size=case.block_size, page_size=case.page_size, device=device, room=room
     )
     out = attention(q.to(device), k_pages.to(device), v_pages.to(device), plan)
     assert out.shape == q.shape
@@ -167,36 +167,21 @@ def test_gpu_shapes_of_serving_with_default_tiles(rows, dtype, dim) -> None:
         assert agrees(out, expected), errors(out, expected)
 
 
-def padded(plan: AttentionPlan, rows: int, positions: int) -> AttentionPlan:
-    """The same step in the larger buffers of a CUDA graph."""
-
-    def extend(x: Tensor, length: int, value: int) -> Tensor:
-        return torch.cat([x, x.new_full((length - len(x), *x.shape[1:]), value)])
-
-    end = int(plan.first[-1])
-    return AttentionPlan(
-        first=extend(plan.first, rows + 1, end),
-        starts=extend(plan.starts, rows, 0),
-        visible=extend(plan.visible, rows, 0),
-        tables=extend(plan.tables, rows, 0),
-        slots=extend(plan.slots, positions, -1),
-        block_size=plan.block_size,
-        page_size=plan.page_size,
-        width=plan.width + 3,
-        reach=2 * plan.reach,
-    )
-
-
 @pytest.mark.parametrize("attention", [paged_attention_triton, paged_attention_reference])
 def test_surplus_rows_and_positions_change_nothing(attention: Attention) -> None:
+    """The same step in the larger buffers of a CUDA graph."""
+
     def in_larger_buffers(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: AttentionPlan) -> Tensor:
         larger = torch.cat([q, torch.full_like(q[:5], torch.nan)])
-        out = attention(larger, k_pages, v_pages, padded(plan, len(plan.starts) + 3, len(larger)))
-        return out[: len(q)]
+        assert len(plan.slots) == len(larger)
+        return attention(larger, k_pages, v_pages, plan)[: len(q)]
 
     rows = [(5, 9, 9), (0, 20, 20), (40, 41, 44)]
     for some in (rows, rows[:1]):
-        out, expected = outputs(Case(some, 4, 8, dim=16, dtype=torch.float32), in_larger_buffers, DEVICE)
+        n = sum(stop - start for start, stop, _ in some)
+        room = Room(len(some) + 3, n + min(n, 5), 12)
+        case = Case(some, 4, 8, dim=16, dtype=torch.float32)
+        out, expected = outputs(case, in_larger_buffers, DEVICE, room)
         assert agrees(out, expected), errors(out, expected)
 
 
@@ -215,30 +200,21 @@ def test_gpu_graph_replays_with_other_lengths() -> None:
             steps.append(arguments)
             return paged_attention(*arguments)
 
-        _, expected = outputs(Case(rows_of_step, 32, 32, (8, 2), 128, torch.bfloat16, seed), keep, DEVICE)
+        case = Case(rows_of_step, 32, 32, (8, 2), 128, torch.bfloat16, seed)
+        _, expected = outputs(case, keep, DEVICE, Room(4, 24, 32))
         steps[-1] += (expected,)
     pages = max(len(step[1]) for step in steps)
-    n, table = max(len(step[0]) for step in steps), max(step[3].tables.shape[1] for step in steps)
-    q = torch.zeros(n, 8, 128, device=DEVICE, dtype=torch.bfloat16)
+    q = torch.zeros(24, 8, 128, device=DEVICE, dtype=torch.bfloat16)
     k, v = (torch.zeros(pages, 32, 2, 128, device=DEVICE, dtype=torch.bfloat16) for _ in "kv")
-    ints = {"device": DEVICE, "dtype": torch.int32}
-    static = AttentionPlan(
-        torch.zeros(4, **ints), torch.zeros(3, **ints), torch.zeros(3, **ints), torch.zeros(3, table, **ints),
-        torch.zeros(n, **ints), 32, 32, 8, 1024,
-    )  # fmt: skip
+    # a step's plan is copied into the one that was recorded
+    static = plan_attention([0], [1], [1], [[0]], block_size=32, page_size=32, device=DEVICE, room=Room(4, 24, 32))
     paged_attention(q, k, v, static)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         out = paged_attention(q, k, v, static)
     for step_q, step_k, step_v, plan, expected in steps:
         q[: len(step_q)], k[: len(step_k)], v[: len(step_v)] = step_q, step_k, step_v
-        for target, source in (
-            (static.first, plan.first),
-            (static.starts, plan.starts),
-            (static.visible, plan.visible),
-        ):
-            target.copy_(source)
-        static.tables[:, : plan.tables.shape[1]] = plan.tables
+        static.packed.copy_(plan.packed)
         out.fill_(torch.nan)
         graph.replay()
         assert agrees(out[: len(step_q)], expected), errors(out[: len(step_q)], expected)
@@ -275,6 +251,18 @@ def test_a_plan_is_a_few_numbers_a_row() -> None:
     assert plan.tables.tolist() == [[2, 7, 3, 0], [1, 0, 5, 6]]
     assert plan.slots.tolist() == [24, 25, 26, 27, 28, 60]
     assert (plan.width, plan.reach) == (5, 40)
+
+
+def test_room_is_filled_with_rows_that_have_no_positions() -> None:
+    plan = plan_attention([4], [6], [6], [[2]], block_size=4, page_size=10, device="cpu", room=Room(3, 4, 2))
+    assert plan.first.tolist() == [0, 2, 2, 2]
+    assert (plan.starts.tolist(), plan.visible.tolist()) == ([4, 0, 0], [6, 0, 0])
+    assert plan.tables.tolist() == [[2, 0], [0, 0], [0, 0]]
+    assert plan.slots.tolist() == [24, 25, -1, -1]
+    assert (plan.width, plan.reach) == (4, 20)
+    for small in (Room(0, 4, 2), Room(3, 1, 2), Room(3, 4, 0)):
+        with pytest.raises(ValueError, match="does not fit"):
+            plan_attention([4], [6], [6], [[2]], block_size=4, page_size=10, device="cpu", room=small)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ buffers: surplus rows have no positions, surplus positions have slot -1, and ``w
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +17,20 @@ from torch import Tensor
 from optimus_kernels.paged_attention.groups import PaddedGroups, pad_rows
 
 
+class Room(NamedTuple):
+    """What a plan has room for: rows, positions of all rows together, and pages a row."""
+
+    rows: int
+    positions: int
+    pages: int
+
+
 @dataclass(frozen=True)
 class AttentionPlan:
     """One step's rows.
 
     Attributes:
+        packed: int32, the memory of all tensors below; copying another plan of the same room into it replaces them all.
         first: int32 [rows + 1], where each row's positions begin among the step's ``n``, and where the last ends.
         starts: int32 [rows], each row's first position.
         visible: int32 [rows], keys from here on are seen by none of the row's queries.
@@ -30,6 +40,7 @@ class AttentionPlan:
         width, reach: no row has more positions, no row sees more keys.
     """
 
+    packed: Tensor
     first: Tensor
     starts: Tensor
     visible: Tensor
@@ -39,6 +50,16 @@ class AttentionPlan:
     page_size: int
     width: int
     reach: int
+
+    @classmethod
+    def over(
+        cls, packed: Tensor, room: Room, *, block_size: int, page_size: int, width: int, reach: int
+    ) -> "AttentionPlan":
+        """The plan that ``packed`` holds."""
+        rows, positions, pages = room
+        ends = accumulate((0, rows + 1, rows, rows, rows * pages, positions))
+        first, starts, visible, tables, slots = (packed[begin:end] for begin, end in pairwise(ends))
+        return cls(packed, first, starts, visible, tables.view(rows, pages), slots, block_size, page_size, width, reach)
 
     @cached_property
     def padded(self) -> PaddedGroups:
@@ -63,6 +84,7 @@ def plan_attention(
     block_size: int,
     page_size: int,
     device: torch.device | str,
+    room: Room | None = None,
 ) -> AttentionPlan:
     """Plan one step over rows of queries ``[start, stop)``.
 
@@ -81,43 +103,49 @@ def plan_attention(
         block_size: positions that see each other both ways; 1 is causal attention.
         page_size: positions per page.
         device: where the plan's tensors go, in one copy.
+        room: sizes of the tensors, where they must not depend on the rows; then neither do ``width`` and ``reach``.
 
     Raises:
-        ValueError: no rows, an empty row, ``visible < stop``, or a page table shorter than ``visible``.
+        ValueError: no rows, an empty row, ``visible < stop``, a page table shorter than ``visible``, or rows that do
+            not fit the room.
     """
-    for start, stop, visible, table in zip(starts, stops, visibles, page_tables, strict=True):
-        if not 0 <= start < stop <= visible:
-            raise ValueError(f"a row needs 0 <= start < stop <= visible, got {start}, {stop}, {visible}")
-        if len(table) * page_size < visible:
-            raise ValueError(f"{len(table)} pages of {page_size} cannot hold {visible} visible positions")
     if not starts:
         raise ValueError("a step needs at least one row")
+    origins, ends, seen = (np.asarray(each, dtype=np.int32) for each in (starts, stops, visibles))
+    widths, lengths = ends - origins, np.array([len(table) for table in page_tables])
+    if (bad := (origins < 0) | (widths <= 0) | (seen < ends)).any():
+        row = int(bad.argmax())
+        raise ValueError(f"a row needs 0 <= start < stop <= visible, got {starts[row]}, {stops[row]}, {visibles[row]}")
+    if (bad := lengths * page_size < seen).any():
+        row = int(bad.argmax())
+        raise ValueError(f"{lengths[row]} pages of {page_size} cannot hold {visibles[row]} visible positions")
+    rows, n, reach = len(starts), int(widths.sum()), int(seen.max())
+    needed = Room(rows, n, -(-reach // page_size))
+    if room is not None and any(have < need for have, need in zip(room, needed, strict=True)):
+        raise ValueError(f"{needed} does not fit {room}")
+    size = room or needed
 
-    rows, reach = len(starts), max(visibles)
-    origins = np.asarray(starts, dtype=np.int32)
-    widths = np.asarray(stops, dtype=np.int32) - origins
-    first = np.concatenate([np.zeros(1, np.int32), widths.cumsum(dtype=np.int32)])
-    tables = np.zeros((rows, -(-reach // page_size)), dtype=np.int32)
-    for padded, table in zip(tables, page_tables, strict=True):
-        used = table[: len(padded)]
+    first = np.full(size.rows + 1, n, dtype=np.int32)
+    first[0] = 0
+    np.cumsum(widths[:-1], out=first[1:rows])
+    tables = np.zeros((size.rows, size.pages), dtype=np.int32)
+    for padded, table in zip(tables, page_tables, strict=False):
+        used = table[: needed.pages]
         padded[: len(used)] = used
     # [n]: each position's row and its place in the sequence
     owner = np.repeat(np.arange(rows), widths)
-    position = np.arange(first[-1], dtype=np.int32) - first[owner] + origins[owner]
-    slots = tables[owner, position // page_size] * page_size + position % page_size
+    position = np.arange(n, dtype=np.int32) + (origins - first[:rows])[owner]
+    slots = np.full(size.positions, -1, dtype=np.int32)
+    slots[:n] = tables[owner, position // page_size] * page_size + position % page_size
 
-    parts = [first, origins, np.asarray(visibles, dtype=np.int32), tables.reshape(-1), slots]
-    packed = torch.from_numpy(np.concatenate(parts)).to(device, non_blocking=True)
-    ends = np.cumsum([0] + [len(part) for part in parts]).tolist()
-    on_device = [packed[begin:end] for begin, end in pairwise(ends)]
-    return AttentionPlan(
-        first=on_device[0],
-        starts=on_device[1],
-        visible=on_device[2],
-        tables=on_device[3].view(tables.shape),
-        slots=on_device[4],
+    surplus = np.zeros(size.rows - rows, dtype=np.int32)
+    packed = torch.from_numpy(np.concatenate([first, origins, surplus, seen, surplus, tables.reshape(-1), slots]))
+    on_gpu = torch.device(device).type == "cuda"
+    return AttentionPlan.over(
+        packed.pin_memory().to(device, non_blocking=True) if on_gpu else packed,
+        size,
         block_size=block_size,
         page_size=page_size,
-        width=int(widths.max()),
-        reach=reach,
+        width=int(widths.max()) if room is None else room.positions,
+        reach=reach if room is None else room.pages * page_size,
     )
