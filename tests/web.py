@@ -106,7 +106,8 @@ class ScriptedEngine:
     def busy(self) -> bool:
         return bool(self.live or self._events)
 
-    def step(self) -> list[Any]:
+    def step(self, meanwhile: Callable[[], None]) -> list[Any]:
+        meanwhile()
         if self.step_s and self.live:
             time.sleep(self.step_s)
         if self.explode:

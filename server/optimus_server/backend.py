@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,6 +91,8 @@ def build_backend(settings: Settings) -> Backend:
 def build_engine(settings: Settings) -> tuple[Engine, Runner, Path]:
     """The model in an engine that knows nothing of step times yet, its runner, and the directory it came from.
 
+    On a GPU its steps are recorded.
+
     Raises:
         ModelError, SettingsError: as ``build_backend``.
     """
@@ -133,7 +137,10 @@ def build_engine(settings: Settings) -> tuple[Engine, Runner, Path]:
         raise SettingsError(f"the KV pool needs {mebibytes:.0f} MiB, {device} has {available:.0f}", param="kv_pages")
     logger.info("KV pool: %d tokens, %.0f MiB", pages * settings.page_size, mebibytes)
     runner = Runner(model, pages=options.pages, page_size=options.page_size)
-    return Engine(runner, options), runner, path
+    engine = Engine(runner, options)
+    if device.type == "cuda":
+        _record(engine, runner)
+    return engine, runner, path
 
 
 def measured(engine: Engine, runner: Runner, *, again: bool = False) -> Profile:
@@ -142,26 +149,41 @@ def measured(engine: Engine, runner: Runner, *, again: bool = False) -> Profile:
     Args:
         again: measure, whatever is stored.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from optimus_server.engine import profile
 
-    options = engine.options
-    largest = options.max_rows * 2 * engine.config.block_size + options.prefill_budget
     known = None if again else profile.load(state_directory(), runner)
     if known is None:
         began = time.perf_counter()
-        with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task("measuring step times", total=1.0)
-            known = profile.measure(
-                runner, max_positions=largest, progress=lambda share: bar.update(task, completed=share)
-            )
+        with _progress("measuring step times") as progress:
+            known = profile.measure(runner, max_positions=_largest_step(engine), progress=progress)
         profile.save(state_directory(), runner, known)
         logger.info("Latency profile: measured in %.1f s", time.perf_counter() - began)
     else:
         logger.info("Latency profile: from an earlier start")
     return known
+
+
+def _record(engine: Engine, runner: Runner) -> None:
+    began = time.perf_counter()
+    with _progress("recording steps") as progress:
+        runner.record(max_rows=engine.options.max_rows, max_positions=_largest_step(engine), progress=progress)
+    logger.info("CUDA graphs: recorded in %.1f s", time.perf_counter() - began)
+
+
+def _largest_step(engine: Engine) -> int:
+    """Positions."""
+    return engine.options.max_rows * 2 * engine.config.block_size + engine.options.prefill_budget
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[[float], None]]:
+    """A bar for a person who watches; what it yields is told the share that is done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(doing, total=1.0)
+        yield lambda share: bar.update(task, completed=share)
 
 
 def make_rules(settings: Settings, config: ModelConfig, *, capacity: int, sampling: Sampling) -> Rules:

@@ -70,6 +70,7 @@ class Service:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._step_began: float | None = None
+        self._undelivered: list[tuple[str, Event]] = []
         self._error: str | None = None
         self._closed = False
         self.traces = Traces(engine.feed)
@@ -223,14 +224,20 @@ class Service:
         try:
             while self._inbox.act(self._engine):
                 self._step_began = time.monotonic()
-                events = self._engine.step()
+                # What a step has brought is handed on while the next one is computed.
+                self._undelivered = self._engine.step(self._hand_on)
                 self._step_began = None
-                if events:
-                    self._call(self._deliver, events)
+                if not self._engine.busy:
+                    self._hand_on()
         except BaseException as error:
             logger.exception("The engine stopped")
             self._step_began = None
             self._call(self._die, f"the engine stopped: {type(error).__name__}: {error}")
+
+    def _hand_on(self) -> None:
+        events, self._undelivered = self._undelivered, []
+        if events:
+            self._call(self._deliver, events)
 
     def _call(self, function: object, *args: object) -> None:
         assert self._loop is not None

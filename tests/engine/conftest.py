@@ -28,13 +28,16 @@ class Tiny:
         self.reference = reference_model(path)
         self.config = self.model.config
 
-    def engine(self, *, pages=64, page_size=8, max_rows=8, prefill_budget=64, **options):
-        return Engine(
+    def engine(self, *, pages=64, page_size=8, max_rows=8, prefill_budget=64, recorded=False, **options):
+        engine = Engine(
             self.model,
             EngineOptions(
                 pages=pages, page_size=page_size, max_rows=max_rows, prefill_budget=prefill_budget, **options
             ),
         )
+        if recorded:
+            engine.runner.record(max_rows=max_rows, max_positions=200)
+        return engine
 
     def request(self, name, prompt, **params):
         params.setdefault("chunk", 16)

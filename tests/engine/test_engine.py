@@ -43,8 +43,8 @@ def test_a_failing_forward_fails_its_own_requests_only(tiny, monkeypatch, caplog
     model = tiny()
     engine = model.engine(max_rows=1)
     requests = [model.request(str(i), [1, 2, 3], max_new_tokens=8, stop_ids=()) for i in range(2)]
-    real = engine.runner.run
-    monkeypatch.setattr(engine.runner, "run", lambda batch: 1 / 0)
+    real = engine.runner.launch
+    monkeypatch.setattr(engine.runner, "launch", lambda step: 1 / 0)
     for request in requests:
         engine.add(request)
     [(name, event)] = engine.step()
@@ -52,7 +52,7 @@ def test_a_failing_forward_fails_its_own_requests_only(tiny, monkeypatch, caplog
     assert isinstance(event, Failed)
     assert "ZeroDivisionError" in event.message
     assert "ZeroDivisionError" in caplog.text
-    monkeypatch.setattr(engine.runner, "run", real)
+    monkeypatch.setattr(engine.runner, "launch", real)
     events = []
     while engine.busy:
         events += engine.step()

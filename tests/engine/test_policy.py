@@ -8,6 +8,7 @@ from hypothesis import given, settings, strategies as st
 
 from optimus_server.engine.policy import next_row
 from optimus_server.engine.request import POLICIES, Params, Request
+from optimus_server.engine.step import candidates
 from tests.engine.conftest import commits
 
 HUGE = 10**9
@@ -27,7 +28,7 @@ def run(request, rng, budget=HUGE, restart=-1):
             request.restart(0)
         row = next_row(request, budget)
         assert row is not None
-        offered = row.candidates()
+        offered = candidates([row])[0]
         yield row, offered
         keep = rng.random(len(offered)) < rng.random()
         if len(offered) and not keep.any():
@@ -133,5 +134,5 @@ def test_a_cut_prefill_row_offers_nothing():
         request = make("chunk", 8, prompt=64, shift=shift)
         row = next_row(request, 40)
         assert (row.start, row.stop) == (0, 32)
-        assert len(row.candidates()) == 0
+        assert len(candidates([row])[0]) == 0
         assert next_row(request, 31) is None

@@ -1,7 +1,7 @@
 import pytest
 
 from optimus_server.engine.request import Committed, Finished, Params, Request
-from optimus_server.engine.step import Row
+from optimus_server.engine.step import Row, candidates
 from tests.engine.conftest import commits
 
 
@@ -55,17 +55,17 @@ def test_the_answer_is_cut_at_max_new_tokens_inside_the_block(new):
 
 def test_shifted_rows_offer_the_position_past_their_end():
     r = request(6, shift=1)
-    assert Row(r, 0, 6, 6).candidates().tolist() == [6]
-    assert Row(r, 5, 8, 8).candidates().tolist() == [6, 7]  # 8 hangs on the mask at 7
+    assert candidates([Row(r, 0, 6, 6)])[0].tolist() == [6]
+    assert candidates([Row(r, 5, 8, 8)])[0].tolist() == [6, 7]  # 8 hangs on the mask at 7
     r = request(8, shift=1)
-    assert Row(r, 7, 10, 10).candidates().tolist() == [8, 9, 10]  # 7 is known
-    assert Row(r, 0, 4, 4).candidates().tolist() == []
+    assert candidates([Row(r, 7, 10, 10)])[0].tolist() == [8, 9, 10]  # 7 is known
+    assert candidates([Row(r, 0, 4, 4)])[0].tolist() == []
 
 
 def test_unshifted_rows_offer_their_own_masks():
     r = request(6)
     commit(r, 4, 8, {7: 1})
-    assert Row(r, 4, 8, 8).candidates().tolist() == [6]
+    assert candidates([Row(r, 4, 8, 8)])[0].tolist() == [6]
 
 
 def test_cached_follows_what_was_committed_before_the_forward():

@@ -4,21 +4,21 @@ import numpy as np
 import pytest
 import torch
 
+from optimus_kernels.choose import Sampling
 from optimus_server.engine.sampling import Penalties, SamplingPlan, choose, uniform
 
 
 def plan(count, temperature=0.0, top_k=0, top_p=1.0, typical_p=1.0, noise=None, vocab=8, **asked):
-    sampled = count if temperature else 0
-    return SamplingPlan(
-        sampled=torch.arange(sampled),
-        temperature=torch.full((sampled,), float(temperature), dtype=torch.float64),
-        top_k=torch.full((sampled,), top_k or vocab),
-        top_p=torch.full((sampled,), float(top_p), dtype=torch.float64),
-        typical_p=torch.full((sampled,), float(typical_p), dtype=torch.float64),
-        uniform=torch.zeros(sampled) if noise is None else torch.from_numpy(noise),
-        typical=typical_p < 1,
-        **asked,
-    )
+    if not temperature:
+        return SamplingPlan(**asked)
+
+    def every(value):
+        return torch.full((count,), value, dtype=torch.float64)
+
+    random = every(0.0) if noise is None else torch.from_numpy(noise)
+    draws = Sampling(every(temperature), torch.full((count,), top_k or vocab), every(top_p), random)
+    typical = (torch.arange(count), every(typical_p)) if typical_p < 1 else (None, None)
+    return SamplingPlan(draws, *typical, **asked)
 
 
 def noise(count, seed=0):

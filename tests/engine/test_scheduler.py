@@ -11,6 +11,7 @@ from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.request import POLICIES, Params, Request
 from optimus_server.engine.scheduler import PATIENCE, Scheduler
+from optimus_server.engine.step import candidates
 from tests.engine.conftest import commits
 
 BLOCK = 4
@@ -31,7 +32,7 @@ def scheduler(pages=64, max_rows=8, prefill_budget=32):
 def apply(sched, step, rng):
     """Commit something in every row; requests that end leave."""
     for row in step.rows:
-        offered = row.candidates()
+        offered = candidates([row])[0]
         count = min(len(offered), int(rng.integers(1, 4)))
         chosen = np.sort(rng.permutation(offered)[:count])
         row.request.apply(row.start, row.stop, commits(chosen))

@@ -2,5 +2,6 @@
 
 from optimus_kernels.choose.op import choose
 from optimus_kernels.choose.plan import Sampling
+from optimus_kernels.choose.reference import kept
 
-__all__ = ["Sampling", "choose"]
+__all__ = ["Sampling", "choose", "kept"]

@@ -52,7 +52,9 @@ class StepRunner(Protocol):
 
     config: ModelConfig
 
-    def run(self, step: Step) -> list[Commits]: ...
+    def launch(self, step: Step) -> Callable[[], list[Commits]]:
+        """Begin a step; what is returned waits for its result, which has a ``Commits`` for each row."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Engine:
         self._clock = clock
         self._requests: dict[str, Request] = {}
         self._events: list[tuple[str, Event]] = []
+        self._untold: _Done | None = None
 
     @property
     def capacity(self) -> int:
@@ -139,18 +142,31 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         """End a request now; its ``Finished`` comes with the next step. Unknown and ended ids are ignored."""
         if request := self._requests.get(request_id):
-            self._end(request, Finished("cancelled", request.usage()))
+            request.finished = True
+            self._events.append((request.id, Finished("cancelled", request.usage())))
+            self._forget(request)
 
     def steer(self, *, chunk: int | None, tpot_s: float | None) -> None:
         """Pin the chunk size of requests that leave it open, or not, and set the target for those without one."""
         self.controller.pinned, self.controller.tpot_s = chunk, tpot_s
 
-    def step(self) -> list[tuple[str, Event]]:
-        """Compute one step of every row that fits; the events it caused, in order."""
+    def step(self, meanwhile: Callable[[], None] | None = None) -> list[tuple[str, Event]]:
+        """Compute one step of every row that fits; the events it caused, in order.
+
+        Args:
+            meanwhile: what the caller has to do, such as to hand on the events of the step before; called once, while
+                the device computes. With it, a step is published during the next one, just before that call.
+        """
         began = self._clock()
         step = self.scheduler.schedule()
-        if step.rows:
-            self._run(step, began)
+        wait = self._launch(step)
+        if meanwhile:
+            self._tell()
+            meanwhile()
+        if wait:
+            self._finish(step, wait, began)
+        if not (meanwhile and self._requests):
+            self._tell()
         events, self._events = self._events, []
         return events
 
@@ -164,14 +180,20 @@ class Engine:
         live = [request.id for request in (*self.scheduler.running, *self.scheduler.waiting)]
         assert sorted(live) == sorted(self._requests)
 
-    def _run(self, step: Step, began: float) -> None:
+    def _launch(self, step: Step) -> Callable[[], list[Commits]] | None:
+        if not step.rows:
+            return None
         try:
-            results = self.runner.run(step)
+            return self.runner.launch(step)
         except Exception as error:
-            # Only the requests of this step can have caused it; the others, and the server, go on.
-            logger.exception("A step of %d rows failed", len(step.rows))
-            for row in step.rows:
-                self._fail(row.request, f"the model failed on this step: {type(error).__name__}")
+            self._fail_all(step, error)
+            return None
+
+    def _finish(self, step: Step, wait: Callable[[], list[Commits]], began: float) -> None:
+        try:
+            results = wait()
+        except Exception as error:
+            self._fail_all(step, error)
             return
         before = [row.request.frontier for row in step.rows]
         for row, commits in zip(step.rows, results, strict=True):
@@ -179,17 +201,34 @@ class Engine:
                 self._apply(row, commits)
             except Exception as error:
                 logger.exception("A row of %s failed", row.request.id)
-                if row.request.id in self._requests:
+                if not row.request.finished:
                     self._fail(row.request, f"the engine failed on this row: {type(error).__name__}")
         seconds = self._clock() - began
         self.steps += 1
         try:
             self.controller.learn(step, before, seconds)
-            if self.feed.active:
-                self.feed.publish(_trace(self.steps, step, results, before, seconds))
         except Exception:
-            # No request depends on what is learned or told.
+            # No request depends on what is learned.
             logger.exception("Step %d was not learned from", self.steps)
+        if self.feed.active:
+            chunks = [row.request.chunk for row in step.rows]
+            self._untold = _Done(self.steps, time.time() - seconds, seconds, step, results, before, chunks)
+        for row in step.rows:
+            if row.request.finished:
+                self._forget(row.request)
+
+    def _tell(self) -> None:
+        """Publish the last step, if that is still to be done."""
+        done, self._untold = self._untold, None
+        if done:
+            self.feed.publish(_trace(done))
+
+    def _fail_all(self, step: Step, error: Exception) -> None:
+        """Only the requests of this step can have caused it; the others, and the server, go on."""
+        logger.error("A step of %d rows failed", len(step.rows), exc_info=error)
+        for row in step.rows:
+            self._fail(row.request, f"the model failed on this step: {type(error).__name__}")
+            self._forget(row.request)
 
     def _apply(self, row: Row, commits: Commits) -> None:
         request = row.request
@@ -201,16 +240,10 @@ class Engine:
         if len(commits.positions):
             # What is shared has led to an output that was looked at; a prefill row alone has not.
             self.scheduler.publish(request)
-        if request.finished:
-            self._forget(request)
 
     def _fail(self, request: Request, message: str) -> None:
-        self._end(request, Failed(message, request.usage()))
-
-    def _end(self, request: Request, event: Event) -> None:
         request.finished = True
-        self._events.append((request.id, event))
-        self._forget(request)
+        self._events.append((request.id, Failed(message, request.usage())))
 
     def _forget(self, request: Request) -> None:
         self.scheduler.remove(request)
@@ -218,19 +251,32 @@ class Engine:
         del self._requests[request.id]
 
 
-def _trace(number: int, step: Step, results: list[Commits], before: list[int], seconds: float) -> StepTrace:
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A step that is over: what its rows were before it and came to, and their chunk sizes."""
+
+    number: int
+    at: float
+    seconds: float
+    step: Step
+    results: list[Commits]
+    before: list[int]
+    chunks: list[int]
+
+
+def _trace(done: _Done) -> StepTrace:
     rows = tuple(
         RowTrace(
             request_id=row.request.id,
             step=row.request.steps,
             start=row.start,
             stop=row.stop,
-            chunk=row.request.chunk,
+            chunk=chunk,
             masks=commits.offered,
             commits=commits,
             frontier=row.request.frontier,
             advance=min(row.request.frontier, row.request.end) - frontier,
         )
-        for row, commits, frontier in zip(step.rows, results, before, strict=True)
+        for row, commits, frontier, chunk in zip(done.step.rows, done.results, done.before, done.chunks, strict=True)
     )
-    return StepTrace(number, time.time() - seconds, seconds, step.decision, rows)
+    return StepTrace(done.number, done.at, done.seconds, done.step.decision, rows)

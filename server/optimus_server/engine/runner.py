@@ -1,10 +1,14 @@
 """Model and KV memory: runs one step and brings the result to the host."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from optimus_server.engine.batch import Batch, pack
+from optimus_server.engine.batch import Batch, needed, pack
+from optimus_server.engine.graphs import StepGraphs
 from optimus_server.engine.request import Commits, Top
 from optimus_server.engine.sampling import choose
 from optimus_server.engine.step import Step
@@ -24,44 +28,95 @@ class Runner:
         weight = next(self.net.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.kv = KVCache.allocate(model.config, pages=pages, page_size=page_size, device=self.device, dtype=self.dtype)
+        self.graphs: StepGraphs | None = None
 
-    def run(self, step: Step) -> list[Commits]:
-        """One forward; a ``Commits`` for each row of the step, in order."""
-        return self._forward(
-            pack(
-                step,
-                mask_id=self.config.mask_token_id,
-                vocab_size=self.config.vocab_size,
-                page_size=self.page_size,
-                device=self.device,
-            )
+    def record(
+        self, *, max_rows: int, max_positions: int, progress: Callable[[float], None] = lambda share: None
+    ) -> None:
+        """Record the forward for the steps to come, so that launching it takes the host next to nothing.
+
+        Args:
+            max_rows, max_positions: of the largest step the engine will make.
+            progress: told the share that is done.
+        """
+        self.graphs = StepGraphs(
+            lambda ids, positions, plan: self.net(ids, positions, self.kv, plan),
+            self.config,
+            pages=min(self.pages, -(-self.config.max_position_embeddings // self.page_size)),
+            page_size=self.page_size,
+            max_rows=max_rows,
+            max_positions=max_positions,
+            device=self.device,
+            dtype=self.dtype,
         )
+        self.graphs.record(progress)
+
+    def launch(self, step: Step) -> Callable[[], list[Commits]]:
+        """Begin a step; what is returned waits for it and yields a ``Commits`` for each row, in order.
+
+        On a CPU it is computed when it is waited for.
+        """
+        batch = pack(
+            step,
+            self.graphs.fit(needed(step, self.page_size)) if self.graphs else None,
+            mask_id=self.config.mask_token_id,
+            vocab_size=self.config.vocab_size,
+            page_size=self.page_size,
+            device=self.device,
+        )
+        if self.device.type != "cuda":
+            return lambda: _commits(batch, self._decide(batch))
+        result = self._decide(batch)
+        if result is not None:
+            result = result.to("cpu", non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record()
+
+        def wait() -> list[Commits]:
+            done.synchronize()
+            return _commits(batch, result)
+
+        return wait
 
     @torch.inference_mode()
-    def _forward(self, batch: Batch) -> list[Commits]:
-        hidden = self.net(batch.ids, batch.positions, self.kv, batch.attention)
-        if batch.sampling is None or batch.unmask is None:
-            nothing = np.zeros(0, dtype=np.int64)
-            return [Commits(nothing, nothing, np.zeros(0), valid=True, offered=0)] * len(batch.masks)
-        logits = self.net.logits(hidden[batch.predictors])
-        choice = choose(logits, batch.sampling, self.config.mask_token_id)
-        chosen = select(choice.confidence, choice.entropy, batch.unmask)
-        columns = [choice.token, choice.confidence, chosen, *choice.top]
-        # The one point where the host waits for the device.
-        result = torch.stack([column.double() for column in columns]).cpu().numpy()
-        splits = np.cumsum([len(offered) for offered in batch.masks])[:-1]
-        return [
-            _commits(offered, part) for offered, part in zip(batch.masks, np.split(result, splits, axis=1), strict=True)
-        ]
+    def _decide(self, batch: Batch) -> Tensor | None:
+        """Token, confidence, whether it commits, and alternatives, of each mask: float64 [3 + 2 * top_n, m]."""
+        hidden = self._forward(batch)
+        if batch.offer is None:
+            return None
+        logits = self.net.logits(hidden[batch.offer.predictors])
+        choice = choose(logits, batch.offer.sampling, self.config.mask_token_id)
+        chosen = select(choice.confidence, choice.entropy, batch.offer.unmask)
+        return torch.stack([column.double() for column in (choice.token, choice.confidence, chosen, *choice.top)])
+
+    def _forward(self, batch: Batch) -> Tensor:
+        """[n, hidden]; surplus positions hold anything."""
+        if self.graphs and batch.room:
+            return self.graphs.run(batch, batch.room)
+        ids, positions = batch.inputs
+        return self.net(ids, positions, self.kv, batch.attention)  # type: ignore[no-any-return]
 
 
-def _commits(offered: NDArray[np.int64], result: NDArray[np.float64]) -> Commits:
-    token, confidence, chosen, *top = result
+def _commits(batch: Batch, result: Tensor | None) -> list[Commits]:
+    """What each row commits. The arrays of all rows are cut from those of the step."""
+    offer = batch.offer
+    if offer is None or result is None:
+        nothing = np.zeros(0, dtype=np.int64)
+        return [Commits(nothing, nothing, np.zeros(0), valid=True, offered=0)] * batch.rows
+    token, confidence, chosen, *top = result.numpy()
     keep = chosen > 0
-    valid = bool(np.isfinite(confidence).all())
+    # [rows + 1]: where each row's commits begin among all of them
+    ends = np.concatenate([[0], np.cumsum(keep)])[offer.bounds].tolist()
+    finite = np.concatenate([[0], np.cumsum(np.isfinite(confidence))])[offer.bounds]
+    counts = np.diff(offer.bounds)
+    valid = (np.diff(finite) == counts).tolist()
     with np.errstate(divide="ignore", invalid="ignore"):
         logprobs = np.log(confidence[keep])
-    return Commits(offered[keep], token[keep].astype(np.int64), logprobs, valid, len(offered), _top(top, keep))
+    positions, ids, alternatives = offer.positions[keep], token[keep].astype(np.int64), _top(top, keep)
+    return [
+        Commits(positions[a:b], ids[a:b], logprobs[a:b], good, count, alternatives[a:b])
+        for a, b, good, count in zip(ends[:-1], ends[1:], valid, counts.tolist(), strict=True)
+    ]
 
 
 def _top(columns: list[NDArray[np.float64]], keep: NDArray[np.bool_]) -> tuple[Top, ...]:

@@ -1,8 +1,7 @@
 """Logits of masked positions -> a token, its confidence and, where asked for, entropies and alternatives.
 
-Confidence is the probability of the chosen token after penalties at the request's temperature (1 when greedy), before
-top-k, top-p and typical-p: filtering would make every survivor look certain, and greedy decoding as top-k = 1 would
-commit whole blocks.
+Tokens are chosen by ``optimus_kernels.choose``, which defines confidence. What few requests ask for stands around it,
+in torch: penalties before, typical-p and alternatives after.
 
 Penalties look at what a request has committed before the step; tokens of one step do not see each other. Repetition
 (Keskar et al. 2019) counts prompt and answer, frequency and presence count the answer, as OpenAI defines them.
@@ -17,6 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from optimus_kernels.choose import Sampling, choose as choose_tokens, kept
 
 UInt64 = NDArray[np.uint64]
 
@@ -43,25 +44,20 @@ class Penalties:
 
 @dataclass(frozen=True, slots=True)
 class SamplingPlan:
-    """Sampling parameters of the ``m`` masked positions of a step.
+    """How the tokens of the ``m`` masked positions of a step are chosen; by default, greedily.
 
     Attributes:
-        sampled: int64 ``[s]``, the positions that are not greedy; the other tensors describe only these.
-        temperature, top_p, typical_p, uniform: float64 ``[s]``; 1 is off.
-        top_k: int64 ``[s]``; the vocabulary's size is off.
-        typical: whether any request asks for typical-p.
+        draws: temperature, top-k, top-p and random numbers ``[m]``; None if all are greedy.
+        typical: int64 ``[t]``, the positions with a typical-p below 1.
+        typical_p: float64 ``[t]``.
         entropy: whether any request asks for entropies.
         top_n: alternatives wanted by the request that wants most.
         penalties: None if no request has any.
     """
 
-    sampled: Tensor
-    temperature: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    typical_p: Tensor
-    uniform: Tensor
-    typical: bool = False
+    draws: Sampling | None = None
+    typical: Tensor | None = None
+    typical_p: Tensor | None = None
     entropy: bool = False
     top_n: int = 0
     penalties: Penalties | None = None
@@ -81,74 +77,67 @@ class Choice:
 
 
 def choose(logits: Tensor, plan: SamplingPlan, mask_id: int | None) -> Choice:
-    """Choose a token for each row of ``logits [m, vocab]``, which may be overwritten; never the mask id.
+    """Choose a token for each row of ``logits [m, vocab]``; never the mask id.
 
     Computes in float32 or, for a float64 model, float64.
     """
-    if logits.dtype is not torch.float64:
-        logits = logits.float()
     if plan.penalties:
-        _penalise(logits, plan.penalties)
-    if mask_id is not None:
-        logits[:, mask_id] = -torch.inf
-    if len(plan.sampled):
-        logits[plan.sampled] /= plan.temperature[:, None].to(logits.dtype)
-    logprobs = logits.log_softmax(-1)
-    token = logprobs.argmax(-1)
-    if len(plan.sampled):
-        token[plan.sampled] = _draw(logprobs[plan.sampled].exp(), plan)
-    confidence = logprobs.gather(1, token[:, None])[:, 0].exp()
-    entropy = torch.special.entr(logprobs.exp()).sum(-1) if plan.entropy else None
+        logits = _penalised(logits, plan.penalties)
+    token, confidence, entropy = choose_tokens(logits, mask_id, plan.draws, entropy=plan.entropy)
+    if plan.typical is None and not plan.top_n:
+        return Choice(token, confidence, entropy, ())
+    logprobs = _logprobs(logits, plan.draws, mask_id)
+    if plan.typical is not None:
+        token[plan.typical] = _draw_typical(logprobs[plan.typical].exp(), plan)
+        confidence = logprobs.gather(1, token[:, None])[:, 0].exp()
     best, ids = logprobs.topk(min(plan.top_n, logprobs.shape[1]))
     top = tuple(column for pair in zip(ids.unbind(1), best.unbind(1), strict=True) for column in pair)
     return Choice(token, confidence, entropy, top)
 
 
-def _penalise(logits: Tensor, plan: Penalties) -> None:
+def _penalised(logits: Tensor, plan: Penalties) -> Tensor:
+    # As exact as what follows: a penalty of bf16 logits would round ties into being.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
     shape = (plan.rows, logits.shape[1])
     divide, subtract = logits.new_ones(shape), logits.new_zeros(shape)
     divide[plan.entry_row, plan.entry_id] = plan.divide.to(logits.dtype)
     subtract[plan.entry_row, plan.entry_id] = plan.subtract.to(logits.dtype)
     these, divide = logits[plan.mask], divide[plan.row]
     logits[plan.mask] = torch.where(these < 0, these * divide, these / divide) - subtract[plan.row]
+    return logits
 
 
-def _draw(probs: Tensor, plan: SamplingPlan) -> Tensor:
-    """Sample ``probs [s, vocab]`` after top-k, top-p and typical-p, in TGI's order, by inverting the cumulative
-    distribution at ``uniform``.
-
-    Top-p keeps the most probable tokens up to and including the one that reaches p of what top-k has left.
-    """
-    probs, order = probs.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(probs.shape[1], device=probs.device)
-    probs = probs.masked_fill(rank >= plan.top_k[:, None], 0)
-    probs = probs / probs.sum(-1, keepdim=True)
-    before = probs.cumsum(-1) - probs
-    # The best token always stays, also where top_p is less than float32 can tell from 0.
-    probs = probs.masked_fill((before >= plan.top_p[:, None].to(probs.dtype)) & (rank > 0), 0)
-    if plan.typical:
-        probs = _typical(probs, plan.typical_p)
-    cumulative = probs.cumsum(-1)
-    target = plan.uniform[:, None].to(probs.dtype) * cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, target, right=True)
-    # Rounding may put the target on the total; the last token kept is meant then. NaN keeps none: any index will do.
-    last = ((probs > 0) * rank).amax(-1, keepdim=True)
-    chosen = torch.minimum(chosen, last)
-    return order.gather(1, chosen)[:, 0]
+def _logprobs(logits: Tensor, draws: Sampling | None, mask_id: int | None) -> Tensor:
+    """Of all tokens ``[m, vocab]``, at each row's temperature."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32), copy=True)
+    if mask_id is not None:
+        logits[:, mask_id] = -torch.inf
+    if draws is not None:
+        logits /= torch.where(draws.temperature > 0, draws.temperature, 1)[:, None].to(logits.dtype)
+    return logits.log_softmax(-1)
 
 
-def _typical(probs: Tensor, mass: Tensor) -> Tensor:
-    """Keep the tokens whose surprise is nearest to the entropy (Meister et al. 2022), up to the one that reaches
-    ``mass``; at least one."""
+def _draw_typical(probs: Tensor, plan: SamplingPlan) -> Tensor:
+    """Draw from what top-k, top-p and typical-p leave, in TGI's order, of ``probs [t, vocab]``."""
+    draws, rows, mass = plan.draws, plan.typical, plan.typical_p
+    assert draws is not None
+    assert mass is not None
+    probs = kept(probs, draws.top_k[rows], draws.top_p[rows])
     probs = probs / probs.sum(-1, keepdim=True)
     surprise = -probs.log()
     distance = (surprise - torch.special.entr(probs).sum(-1, keepdim=True)).abs()
     _, order = distance.sort(dim=-1, stable=True)
     ordered = probs.gather(1, order)
     before = ordered.cumsum(-1) - ordered
-    drop = (before >= mass[:, None].to(probs.dtype)) & (mass < 1)[:, None]
+    # The tokens whose surprise is nearest to the entropy (Meister et al. 2022) up to the one that reaches the mass.
+    drop = before >= mass[:, None].to(probs.dtype)
     drop[:, 0] = False
-    return probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0)
+    probs = probs.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), 0)
+    cumulative = probs.cumsum(-1)
+    target = draws.uniform[rows][:, None].to(probs.dtype) * cumulative[:, -1:]
+    chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]
+    # Rounding may put the target on the total. NaN keeps nothing, and any index will do.
+    return torch.where(chosen < probs.shape[1], chosen, probs.argmax(-1))
 
 
 def uniform(seed: UInt64, step: UInt64, position: UInt64) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """One forward of the engine: rows of requests, and what the host knows about them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,6 +8,8 @@ from numpy.typing import NDArray
 
 from optimus_server.engine.request import Request
 from optimus_server.engine.telemetry import Decision
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,23 +30,6 @@ class Row:
     def width(self) -> int:
         return self.stop - self.start
 
-    def candidates(self) -> NDArray[np.int64]:
-        """Masked positions this row predicts, ascending; the output at ``p - shift`` predicts ``p``.
-
-        With shift, the first position of a block is predicted by the last one of the block before it, which
-        says something only once that block is known:
-
-            B = 4, frontier 8, row [7, 10), shift 1 -> 8 9 10      (7 is known, so 8 may be offered)
-            B = 4, frontier 6, row [5, 8),  shift 1 -> 6 7         (8 hangs on the mask at 7)
-        """
-        request = self.request
-        first = max(self.start + request.shift, request.frontier)
-        last = min(self.stop + request.shift, request.canvas)
-        masked = first + np.flatnonzero(~request.committed[first:last])
-        if request.shift:
-            masked = masked[(masked % request.block_size != 0) | (masked == request.frontier)]
-        return masked
-
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -52,3 +38,27 @@ class Step:
     rows: tuple[Row, ...]
     tables: tuple[list[int], ...]
     decision: Decision
+
+
+def candidates(rows: Sequence[Row]) -> tuple[Ints, Ints]:
+    """The masks that rows of one model predict, row by row, ascending: positions, and the row of each.
+
+    The output at ``p - shift`` predicts ``p``. With shift, the first position of a block is predicted by the last one
+    of the block before it, which says something only once that block is known:
+
+        B = 4, frontier 8, row [7, 10), shift 1 -> 8 9 10      (7 is known, so 8 may be offered)
+        B = 4, frontier 6, row [5, 8),  shift 1 -> 6 7         (8 hangs on the mask at 7)
+    """
+    shift, block_size = rows[0].request.shift, rows[0].request.block_size
+    # Per row the window that holds its masks, [first, last); the loop over rows is all that grows with them.
+    first = [max(row.start + shift, row.request.frontier) for row in rows]
+    windows = [row.request.committed[a : row.stop + shift] for a, row in zip(first, rows, strict=True)]
+    lengths = [len(window) for window in windows]
+    places = np.flatnonzero(~np.concatenate(windows))
+    owner = np.repeat(np.arange(len(rows)), lengths)[places]
+    positions: Ints = places + (np.array(first) - np.cumsum(lengths) + lengths)[owner]
+    if shift:
+        frontier = np.array([row.request.frontier for row in rows])
+        known = (positions % block_size != 0) | (positions == frontier[owner])
+        positions, owner = positions[known], owner[known]
+    return positions, owner

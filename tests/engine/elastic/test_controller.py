@@ -10,6 +10,7 @@ from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.elastic.yields import YieldModel, rungs
 from optimus_server.engine.engine import Engine, EngineOptions
 from optimus_server.engine.request import POLICIES, Commits, Finished, Params, Request
+from optimus_server.engine.step import candidates
 from optimus_server.engine.telemetry import REASONS
 
 H100 = Profile((1, 32, 128, 256, 512, 1024, 4096), (6.2e-3, 6.5e-3, 6.8e-3, 8.2e-3, 13.6e-3, 27e-3, 107e-3), 5e-8)
@@ -118,7 +119,7 @@ class Chaos:
     def run(self, step):
         results = []
         for row in step.rows:
-            offered = row.candidates()
+            offered = candidates([row])[0]
             count = int(self.rng.integers(1, len(offered) + 1)) if len(offered) else 0
             chosen = np.sort(self.rng.permutation(offered)[:count])
             valid = self.rng.random() > 0.01

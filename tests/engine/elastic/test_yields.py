@@ -5,6 +5,7 @@ from hypothesis import given, settings, strategies as st
 from optimus_server.engine.elastic.yields import P, YieldModel, long_run, run, rungs
 from optimus_server.engine.policy import next_row
 from optimus_server.engine.request import Params, Request
+from optimus_server.engine.step import candidates
 from tests.engine.conftest import commits
 
 
@@ -16,7 +17,7 @@ def decode(p, chunk, policy="chunk", *, block=32, shift=1, tokens=4000, seed=0):
     request.apply(0, block, commits([]))
     while not request.finished:
         row = next_row(request, 10**6)
-        offered = row.candidates()
+        offered = candidates([row])[0]
         length = min(len(offered), rng.geometric(1 - p)) if len(offered) else 0
         request.apply(row.start, row.stop, commits(offered[:length]))
     usage = request.usage()

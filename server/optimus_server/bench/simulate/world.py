@@ -138,8 +138,11 @@ class Machine:
         self._nearest: dict[int, int] = {}
         self.decisions: list[Decision] = []
 
-    def run(self, step: Step) -> list[Commits]:
-        """A ``Commits`` for each row: a run of tokens from the frontier on."""
+    def launch(self, step: Step) -> Callable[[], list[Commits]]:
+        """What it returns yields a ``Commits`` for each row: a run of tokens from the frontier on."""
+        return lambda: self._run(step)
+
+    def _run(self, step: Step) -> list[Commits]:
         self.decisions.append(step.decision)
         seconds = self._truth.predict(step.decision.positions, step.decision.kv_tokens)
         self.now += seconds * float(np.exp(self._noise * self._rng.standard_normal()))
