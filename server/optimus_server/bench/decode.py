@@ -36,7 +36,8 @@ from optimus_server.text.tokenizer import Tokenizer
 RIGHT_ENOUGH = 0.9
 # Where only open-ended tasks were asked for: at large chunks 0.9 of its stories are sound.
 SOUND_ENOUGH = 0.8
-PAGE, PREFILL = 32, 512
+# Positions of a page, of prompt in a step, of an answer at most.
+PAGE, PREFILL, ROOM = 32, 512, 768
 
 Cell = tuple[int, int | None]
 """Batch and chunk size; None is the controller's choice."""
@@ -48,6 +49,7 @@ class Round:
 
     Attributes:
         tokens, seconds, steps: while the batch was full; the rest is of all answers, to their ends.
+        host_share: of the time, that in which the device waited for the host.
         right, judged: of the scored prompts; of all if none is scored.
         enough: share of right answers below which the figures mean nothing.
     """
@@ -55,6 +57,7 @@ class Round:
     tokens: int
     seconds: float
     steps: int
+    host_share: float
     tpf: float
     computed_per_token: float
     right: int
@@ -99,9 +102,12 @@ def run(args: argparse.Namespace) -> int:
     except (OptimusError, OSError) as error:
         print(f"optimus bench decode: {error}", file=sys.stderr)
         return 2
+    runner = _runner(model, max(args.batch), tokenizer)
     grid = [(batch, chunk) for batch in args.batch for chunk in args.chunk]
     rounds: dict[Cell, list[Round]] = {cell: [] for cell in grid}
-    profile = _profile(model, max(args.batch)) if None in args.chunk else Profile.unmeasured()
+    profile = Profile.unmeasured()
+    if None in args.chunk:
+        profile = measure_profile(runner, max_positions=_largest_step(model, max(args.batch)))
     # A server has seen other requests before: each round goes on with the yields of the one before.
     yields = {cell: YieldModel(model.config.block_size, model.config.logit_shift) for cell in grid}
     for number in range(args.rounds):
@@ -110,12 +116,12 @@ def run(args: argparse.Namespace) -> int:
             if sys.stderr.isatty():
                 print(f"\rround {number + 1}: batch {batch}, chunk {chunk or 'auto'}   ", end="", file=sys.stderr)
             options = EngineOptions(
-                pages=(batch + 1) * model.config.max_position_embeddings // PAGE, page_size=PAGE, max_rows=batch,
-                prefill_budget=PREFILL, share_prefix=False, profile=profile,
+                pages=runner.pages, page_size=PAGE, max_rows=batch, prefill_budget=PREFILL, share_prefix=False,
+                profile=profile,
             )  # fmt: skip
-            engine = Engine(model, options)
+            engine = Engine(runner, options)
             engine.controller.yields = yields[batch, chunk]
-            rounds[batch, chunk].append(measure(engine, tokenizer, examples, chunk, args.policy))
+            rounds[batch, chunk].append(measure(engine, runner, tokenizer, examples, chunk, args.policy))
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if wrong := _wrong(rounds):
@@ -125,23 +131,34 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _profile(model: LoadedModel, batch: int) -> Profile:
-    runner = Runner(model, pages=batch * 40, page_size=PAGE)
-    return measure_profile(runner, max_positions=2 * batch * model.config.block_size + PREFILL)
+def _largest_step(model: LoadedModel, batch: int) -> int:
+    return 2 * batch * model.config.block_size + PREFILL
 
 
-def measure(engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], chunk: int | None, policy: str) -> Round:
+def _runner(model: LoadedModel, batch: int, tokenizer: Tokenizer) -> Runner:
+    """With KV memory for the largest batch; on a GPU, with recorded steps."""
+    longest = max(len(tokenizer.encode_chat(example.inputs)[0]) for example in held_out(4 * batch))
+    positions = min(longest + ROOM + 2 * model.config.block_size, model.config.max_position_embeddings)
+    runner = Runner(model, pages=(batch + 1) * -(-positions // PAGE), page_size=PAGE)
+    if runner.device.type == "cuda":
+        runner.record(max_rows=batch, max_positions=_largest_step(model, batch))
+    return runner
+
+
+def measure(
+    engine: Engine, runner: Runner, tokenizer: Tokenizer, examples: Sequence[Example], chunk: int | None, policy: str
+) -> Round:
     """Decode all examples greedily, as many at a time as the engine takes."""
     config = engine.config
     for number, example in enumerate(examples):
         ids, _ = tokenizer.encode_chat(example.inputs)
-        room = min(768, engine.capacity - len(ids))
+        room = min(ROOM, engine.capacity - len(ids))
         params = Params(max_new_tokens=room, stop_ids=config.eos_token_ids, policy=policy, chunk=chunk)  # type: ignore[arg-type]
         engine.add(Request(str(number), ids, params, block_size=config.block_size, shift=config.logit_shift))
     answers: list[list[int]] = [[] for _ in examples]
     usages: list[Usage] = []
-    full = (0, 0.0, 0)
-    tokens, steps, started = 0, 0, time.perf_counter()
+    full = (0, 0.0, 0, 0.0)
+    tokens, steps, started, busy = 0, 0, time.perf_counter(), runner.busy_s
     while engine.busy:
         steps += 1
         for name, event in engine.step():
@@ -154,8 +171,8 @@ def measure(engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], c
                 case Failed(message):
                     raise RuntimeError(message)
         if engine.load().waiting:
-            full = (tokens, time.perf_counter() - started, steps)
-    tokens_full, seconds, steps_full = full
+            full = (tokens, time.perf_counter() - started, steps, runner.busy_s - busy)
+    tokens_full, seconds, steps_full, busy_full = full
     texts = [tokenizer.decode([i for i in answer if i not in config.eos_token_ids]) for answer in answers]
     scored = any(example.scored for example in examples)
     verdicts = [e.accepts(text) for e, text in zip(examples, texts, strict=True) if e.scored or not scored]
@@ -163,6 +180,7 @@ def measure(engine: Engine, tokenizer: Tokenizer, examples: Sequence[Example], c
         tokens=tokens_full,
         seconds=seconds,
         steps=steps_full,
+        host_share=1 - busy_full / seconds,
         tpf=tokens / sum(usage.steps for usage in usages),
         computed_per_token=sum(usage.computed_positions for usage in usages) / tokens,
         right=sum(verdicts),
@@ -189,15 +207,18 @@ def _report(rounds: dict[Cell, list[Round]], model: LoadedModel, args: argparse.
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print(f"{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'TPF':>6} {'computed/token':>14} {'right':>9}")
+    print(
+        f"{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'host':>5} {'TPF':>6} {'computed/token':>14} "
+        f"{'right':>9}"
+    )
     cells = []
     for (batch, chunk), several in rounds.items():
         middle = statistics.median_low(one.tokens_per_second for one in several)
         one = next(one for one in several if one.tokens_per_second == middle)
         shown: int | str = chunk or "auto"
         print(
-            f"{batch:5} {shown:>5} {middle:9.0f} {one.step_ms:8.2f} {one.tpf:6.2f} {one.computed_per_token:14.2f} "
-            f"{one.right:4}/{one.judged}"
+            f"{batch:5} {shown:>5} {middle:9.0f} {one.step_ms:8.2f} {one.host_share:5.1%} {one.tpf:6.2f} "
+            f"{one.computed_per_token:14.2f} {one.right:4}/{one.judged}"
         )
         cells.append(
             {"batch": batch, "chunk": shown, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one)

@@ -96,8 +96,7 @@ def measure(runner: Runner, *, max_positions: int, progress: Callable[[float], N
 
 def _time(runner: Runner, positions: int, context: int) -> float:
     """Median time of a step of ``positions`` in rows of ``WIDTH``, each with ``context`` tokens of KV."""
-    rows, tables = zip(*_rows(runner, positions, context), strict=True)
-    step = Step(rows, tables, _NO_DECISION)
+    step = synthetic(runner, positions, context, WIDTH)
     runner.launch(step)()
     times: list[float] = []
     while len(times) < REPEATS and sum(times) < LONG_ENOUGH_S:
@@ -107,14 +106,20 @@ def _time(runner: Runner, positions: int, context: int) -> float:
     return statistics.median(times)
 
 
-def _rows(runner: Runner, positions: int, context: int) -> Iterator[tuple[Row, list[int]]]:
+def synthetic(runner: Runner, positions: int, context: int, width: int) -> Step:
+    """A step of ``positions`` in rows of ``width``, each with about ``context`` tokens of KV; nobody asked for it."""
+    rows, tables = zip(*_rows(runner, positions, context, width), strict=True)
+    return Step(rows, tables, _NO_DECISION)
+
+
+def _rows(runner: Runner, positions: int, context: int, widest: int) -> Iterator[tuple[Row, list[int]]]:
     config, page = runner.config, runner.page_size
     block = config.block_size
-    known = max(1, min(context, config.max_position_embeddings - 2 * block - WIDTH) // block * block)
-    params = Params(max_new_tokens=2 * block + WIDTH, chunk=WIDTH)
-    pages = -(-(known + WIDTH) // page)
+    known = max(1, min(context, config.max_position_embeddings - 2 * block - widest) // block * block)
+    params = Params(max_new_tokens=2 * block + widest, chunk=widest)
+    pages = -(-(known + widest) // page)
     # An autoregressive row is one position wide.
-    widest = WIDTH if block > 1 else 1
+    widest = widest if block > 1 else 1
     for number, first in enumerate(range(0, positions, widest)):
         width = min(widest, positions - first)
         request = Request(f"{number}", (1,) * known, params, block_size=block, shift=config.logit_shift)

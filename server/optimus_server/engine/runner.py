@@ -1,6 +1,8 @@
 """Model and KV memory: runs one step and brings the result to the host."""
 
+import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +20,11 @@ from optimus_server.models.loader import LoadedModel
 
 
 class Runner:
-    """Owns the device's share of the engine: weights and paged KV."""
+    """Owns the device's share of the engine: weights and paged KV.
+
+    Attributes:
+        busy_s: seconds that the device has spent on steps so far; the rest of the time it waited for the host.
+    """
 
     def __init__(self, model: LoadedModel, *, pages: int, page_size: int) -> None:
         self.net = model.net
@@ -29,6 +35,7 @@ class Runner:
         self.device, self.dtype = weight.device, weight.dtype
         self.kv = KVCache.allocate(model.config, pages=pages, page_size=page_size, device=self.device, dtype=self.dtype)
         self.graphs: StepGraphs | None = None
+        self.busy_s = 0.0
 
     def record(
         self, *, max_rows: int, max_positions: int, progress: Callable[[float], None] = lambda share: None
@@ -64,16 +71,26 @@ class Runner:
             page_size=self.page_size,
             device=self.device,
         )
-        if self.device.type != "cuda":
-            return lambda: _commits(batch, self._decide(batch))
+        return self._on_gpu(batch) if self.device.type == "cuda" else partial(self._on_cpu, batch)
+
+    def _on_cpu(self, batch: Batch) -> list[Commits]:
+        began = time.perf_counter()
+        result = self._decide(batch)
+        self.busy_s += time.perf_counter() - began
+        return _commits(batch, result)
+
+    def _on_gpu(self, batch: Batch) -> Callable[[], list[Commits]]:
+        began, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        began.record()
         result = self._decide(batch)
         if result is not None:
+            # To pinned memory, so that this does not wait.
             result = result.to("cpu", non_blocking=True)
-        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
 
         def wait() -> list[Commits]:
             done.synchronize()
+            self.busy_s += began.elapsed_time(done) / 1e3
             return _commits(batch, result)
 
         return wait
