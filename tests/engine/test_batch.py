@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings, strategies as st
 
 from optimus_kernels.paged_attention import Room
@@ -60,7 +59,7 @@ def test_a_batch_is_its_rows_one_after_the_other(shift, data, surplus):
     step = Step(some, tables, None)
     least = needed(step, PAGE)
     room = Room(*(size + surplus for size in least)) if surplus else None
-    batch = pack(step, room, mask_id=MASK, vocab_size=VOCAB, page_size=PAGE, device=torch.device("cpu"))
+    batch = pack(step, room, mask_id=MASK, vocab_size=VOCAB, page_size=PAGE)
 
     places = [(number, position) for number, row in enumerate(some) for position in range(row.start, row.stop)]
     n = len(places)

@@ -61,6 +61,12 @@ class AttentionPlan:
         first, starts, visible, tables, slots = (packed[begin:end] for begin, end in pairwise(ends))
         return cls(packed, first, starts, visible, tables.view(rows, pages), slots, block_size, page_size, width, reach)
 
+    def moved(self, packed: Tensor) -> "AttentionPlan":
+        """The same plan in another memory, to which ``packed`` has been copied."""
+        room = Room(len(self.starts), len(self.slots), self.tables.shape[1])
+        sizes = {"block_size": self.block_size, "page_size": self.page_size, "width": self.width, "reach": self.reach}
+        return AttentionPlan.over(packed, room, **sizes)
+
     @cached_property
     def padded(self) -> PaddedGroups:
         """The index tensors of the torch reference, worked out once for all layers."""
@@ -83,7 +89,7 @@ def plan_attention(
     *,
     block_size: int,
     page_size: int,
-    device: torch.device | str,
+    device: torch.device | str = "cpu",
     room: Room | None = None,
 ) -> AttentionPlan:
     """Plan one step over rows of queries ``[start, stop)``.
@@ -139,10 +145,9 @@ def plan_attention(
     slots[:n] = tables[owner, position // page_size] * page_size + position % page_size
 
     surplus = np.zeros(size.rows - rows, dtype=np.int32)
-    packed = torch.from_numpy(np.concatenate([first, origins, surplus, seen, surplus, tables.reshape(-1), slots]))
-    on_gpu = torch.device(device).type == "cuda"
+    packed = np.concatenate([first, origins, surplus, seen, surplus, tables.reshape(-1), slots])
     return AttentionPlan.over(
-        packed.pin_memory().to(device, non_blocking=True) if on_gpu else packed,
+        torch.from_numpy(packed).to(device),
         size,
         block_size=block_size,
         page_size=page_size,

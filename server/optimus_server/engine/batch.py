@@ -1,7 +1,7 @@
 """A step's rows -> the tensors of one forward, complete when made.
 
-Of each request a few slices are taken; all else is arithmetic on the whole step, and few copies to the device: while
-the host packs, a GPU waits.
+Of each request a few slices are taken; all else is arithmetic on the whole step: while the host packs, a GPU waits. The
+tensors are the host's; ``staging`` takes them to the device.
 """
 
 from collections.abc import Sequence
@@ -67,10 +67,8 @@ def needed(step: Step, page_size: int) -> Room:
     return Room(len(rows), positions, -(-reach // page_size))
 
 
-def pack(
-    step: Step, room: Room | None, *, mask_id: int | None, vocab_size: int, page_size: int, device: torch.device
-) -> Batch:
-    """Lay the rows of ``step`` out for the device.
+def pack(step: Step, room: Room | None, *, mask_id: int | None, vocab_size: int, page_size: int) -> Batch:
+    """Lay the rows of ``step`` out, in the host's memory.
 
     Example: rows [4, 7) and [0, 2) become positions 4 5 6 0 1.
     """
@@ -88,7 +86,7 @@ def pack(
     inputs[0, :n] = np.where(committed, tokens, -1 if mask_id is None else mask_id)
     inputs[1, :n] = np.arange(n) + np.repeat(origins - begins, widths)
     return Batch(
-        inputs=_send(inputs, device),
+        inputs=torch.from_numpy(inputs),
         attention=plan_attention(
             starts,
             stops,
@@ -96,16 +94,15 @@ def pack(
             step.tables,
             block_size=rows[0].request.block_size,
             page_size=page_size,
-            device=device,
             room=room,
         ),
         room=room,
         rows=len(rows),
-        offer=_offer(rows, begins - origins, vocab_size, device),
+        offer=_offer(rows, begins - origins, vocab_size),
     )
 
 
-def _offer(rows: Sequence[Row], offsets: Ints, vocab_size: int, device: torch.device) -> Offer | None:
+def _offer(rows: Sequence[Row], offsets: Ints, vocab_size: int) -> Offer | None:
     """Args: offsets: where position 0 of each row would be among the step's positions."""
     positions, owner = candidates(rows)
     m = len(positions)
@@ -117,40 +114,27 @@ def _offer(rows: Sequence[Row], offsets: Ints, vocab_size: int, device: torch.de
     # Shifted logits predict the first mask of a block from the block before it.
     certain = (positions % block_size == 0) & (shift > 0)
     edge = positions == np.array([row.stop for row in rows])[owner]
-    predictors, of_row, column, rule, transfer = _send_all(
-        [
-            positions - shift + offsets[owner],
-            owner,
-            np.arange(m) - bounds[owner],
-            np.array([UNMASK_RULES.index(p.unmask) for p in params]),
-            np.array([p.transfer for p in params]),
-        ],
-        device,
-    )
-    flags = _send(np.stack([certain, edge]), device)
-    limits = _send(np.array([[p.threshold for p in params], [p.entropy_bound for p in params]]), device)
+    tensor = torch.from_numpy
     return Offer(
-        predictors=predictors,
+        predictors=tensor(positions - shift + offsets[owner]),
         positions=positions,
         bounds=bounds,
-        sampling=_sampling_plan(rows, positions, owner, vocab_size, device),
+        sampling=_sampling_plan(rows, positions, owner, vocab_size),
         unmask=UnmaskPlan(
-            row=of_row,
-            column=column,
-            certain=flags[0],
-            edge=flags[1],
-            rule=rule,
-            transfer=transfer,
-            threshold=limits[0],
-            entropy_bound=limits[1],
+            row=tensor(owner),
+            column=tensor(np.arange(m) - bounds[owner]),
+            certain=tensor(certain),
+            edge=tensor(edge),
+            rule=tensor(np.array([UNMASK_RULES.index(p.unmask) for p in params])),
+            transfer=tensor(np.array([p.transfer for p in params])),
+            threshold=tensor(np.array([p.threshold for p in params])),
+            entropy_bound=tensor(np.array([p.entropy_bound for p in params])),
             width=int(np.diff(bounds).max()),
         ),
     )
 
 
-def _sampling_plan(
-    rows: Sequence[Row], positions: Ints, owner: Ints, vocab_size: int, device: torch.device
-) -> SamplingPlan:
+def _sampling_plan(rows: Sequence[Row], positions: Ints, owner: Ints, vocab_size: int) -> SamplingPlan:
     params = [row.request.params for row in rows]
     draws = typical = typical_p = None
     if any(p.temperature > 0 for p in params):
@@ -158,35 +142,36 @@ def _sampling_plan(
         steps = np.array([row.request.steps for row in rows], np.uint64)[owner]
         noise = uniform(seeds, steps, positions.astype(np.uint64))
         settings = np.array([(p.temperature, p.top_p, p.typical_p) for p in params])[owner]
-        temperature, top_p, random = _send(np.stack([settings[:, 0], settings[:, 1], noise]), device)
-        top_k = _send(np.array([min(p.top_k, vocab_size) or vocab_size for p in params])[owner], device)
-        draws = Sampling(temperature, top_k, top_p, random)
-        if len(places := np.flatnonzero((settings[:, 2] < 1) & (settings[:, 0] > 0))):
-            typical, typical_p = _send(places, device), _send(settings[places, 2], device)
+        temperature, top_p, typical_ps = settings.T.copy()
+        top_k = np.array([min(p.top_k, vocab_size) or vocab_size for p in params])[owner]
+        draws = Sampling(*map(torch.from_numpy, (temperature, top_k, top_p, noise)))
+        if len(places := np.flatnonzero((typical_ps < 1) & (temperature > 0))):
+            typical, typical_p = torch.from_numpy(places), torch.from_numpy(typical_ps[places])
     return SamplingPlan(
         draws,
         typical,
         typical_p,
         entropy=any(p.unmask == "entropy_bounded" for p in params),
         top_n=max(p.top_n for p in params),
-        penalties=_penalties(rows, owner, device),
+        penalties=_penalties(rows, owner),
     )
 
 
-def _penalties(rows: Sequence[Row], owner: Ints, device: torch.device) -> Penalties | None:
+def _penalties(rows: Sequence[Row], owner: Ints) -> Penalties | None:
     counts = np.bincount(owner, minlength=len(rows))
     whose = [i for i, row in enumerate(rows) if row.request.params.penalised and counts[i]]
     if not whose:
         return None
     entries = [_entries(rows[i].request) for i in whose]
     ids, divide, subtract = (np.concatenate(each) for each in zip(*entries, strict=True))
+    tensor = torch.from_numpy
     return Penalties(
-        mask=_send(np.flatnonzero(np.isin(owner, whose)), device),
-        row=_send(np.repeat(np.arange(len(whose)), counts[whose]), device),
-        entry_row=_send(np.repeat(np.arange(len(whose)), [len(some) for some, _, _ in entries]), device),
-        entry_id=_send(ids, device),
-        divide=_send(divide, device),
-        subtract=_send(subtract, device),
+        mask=tensor(np.flatnonzero(np.isin(owner, whose))),
+        row=tensor(np.repeat(np.arange(len(whose)), counts[whose])),
+        entry_row=tensor(np.repeat(np.arange(len(whose)), [len(some) for some, _, _ in entries])),
+        entry_id=tensor(ids),
+        divide=tensor(divide),
+        subtract=tensor(subtract),
         rows=len(whose),
     )
 
@@ -199,14 +184,3 @@ def _entries(request: Request) -> tuple[Ints, Floats, Floats]:
     subtract = np.zeros(len(ids))
     subtract[np.searchsorted(ids, said)] = counts * params.frequency_penalty + params.presence_penalty
     return ids, np.full(len(ids), params.repetition_penalty), subtract
-
-
-def _send(array: Ints | Floats | NDArray[np.bool_], device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    # From pinned memory the copy does not wait for what the device is doing.
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _send_all(arrays: Sequence[Ints], device: torch.device) -> tuple[Tensor, ...]:
-    """Several in one copy."""
-    return torch.split(_send(np.concatenate(arrays), device), [len(array) for array in arrays])

@@ -110,7 +110,8 @@ class Failed:
 Event = Committed | Finished | Failed
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as ``Row`` is not.
+@dataclass(slots=True)
 class Commits:
     """What one row commits: positions, their tokens and the logarithm of their confidence, all ``[k]``.
 

@@ -13,6 +13,7 @@ from optimus_server.engine.batch import Batch, needed, pack
 from optimus_server.engine.graphs import StepGraphs
 from optimus_server.engine.request import Commits, Top
 from optimus_server.engine.sampling import choose
+from optimus_server.engine.staging import Staging
 from optimus_server.engine.step import Step
 from optimus_server.engine.unmask import select
 from optimus_server.models.cache import KVCache
@@ -36,6 +37,7 @@ class Runner:
         self.kv = KVCache.allocate(model.config, pages=pages, page_size=page_size, device=self.device, dtype=self.dtype)
         self.graphs: StepGraphs | None = None
         self.busy_s = 0.0
+        self._staging = Staging(self.device)
 
     def record(
         self, *, max_rows: int, max_positions: int, progress: Callable[[float], None] = lambda share: None
@@ -69,7 +71,6 @@ class Runner:
             mask_id=self.config.mask_token_id,
             vocab_size=self.config.vocab_size,
             page_size=self.page_size,
-            device=self.device,
         )
         return self._on_gpu(batch) if self.device.type == "cuda" else partial(self._on_cpu, batch)
 
@@ -81,8 +82,9 @@ class Runner:
 
     def _on_gpu(self, batch: Batch) -> Callable[[], list[Commits]]:
         began, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        there = self._staging.send(batch)
         began.record()
-        result = self._decide(batch)
+        result = self._decide(there)
         if result is not None:
             # To pinned memory, so that this does not wait.
             result = result.to("cpu", non_blocking=True)

@@ -12,7 +12,8 @@ from optimus_server.engine.telemetry import Decision
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen: the engine makes one for every row of every step, and freezing triples what that costs.
+@dataclass(slots=True)
 class Row:
     """One request's contiguous range ``[start, stop)`` in one step.
 
