@@ -136,6 +136,7 @@ def test_bad_settings_end_with_2_and_one_line(arguments, environ, parts):
     ("command", "word"),
     [
         (["demo", "train"], "--smoke"),
+        (["demo", "eval"], "--prompts"),
         (["bench", "accuracy"], "--prompts"),
         (["bench", "decode"], "--batch"),
         (["bench", "serve"], "--rate"),

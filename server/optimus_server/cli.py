@@ -62,12 +62,17 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     flags.add_arguments(profile)
     profile.set_defaults(run=_profile)
 
-    demo = commands.add_parser("demo", help="train the demo model, or widen it to the geometry of a large one")
+    demo = commands.add_parser("demo", help="train the demo model, judge its answers, or widen it to a large geometry")
     if "demo" in argv[:1]:
+        from optimus_server.bench import accuracy
         from optimus_server.demo import command
 
-        command.add_arguments(demo)
         demo.set_defaults(run=command.run)
+        evaluation = command.add_arguments(demo).add_parser(
+            "eval", help="judge its answers to held-out prompts: the same as `optimus bench accuracy`"
+        )
+        accuracy.add_arguments(evaluation)
+        evaluation.set_defaults(run=accuracy.run)
 
     log = commands.add_parser("log", help="ask the request log")
     migrate = commands.add_parser("migrate", help="bring the request log's tables up to date")

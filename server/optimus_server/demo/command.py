@@ -19,6 +19,7 @@ from optimus_server.errors import OptimusError
 from optimus_server.models.config import load_config
 
 if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
     import torch
 
 
@@ -34,8 +35,8 @@ SIZES = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``train`` and ``widen`` to the parser of ``optimus demo``."""
+def add_arguments(parser: argparse.ArgumentParser) -> "Commands":
+    """Add ``train`` and ``widen`` to the parser of ``optimus demo``; returns where others may be added."""
     commands = parser.add_subparsers(dest="demo_command", required=True)
     cores = max(1, (os.cpu_count() or 2) - 1)
 
@@ -70,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wide.add_argument("--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16")
     wide.add_argument("--seed", type=int, default=0, help="of the weights that do nothing")
     wide.add_argument("--device", default="auto", help="where weights are drawn; auto is cuda where there is a GPU")
+    return commands
 
 
 def run(args: argparse.Namespace) -> int:
