@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from optimus_server.bench.flags import chunk_size, machine, positive
+from optimus_server.bench.flags import machine, positive
 from optimus_server.demo import MODELS
 from optimus_server.demo.tasks import TASKS, Example, held_out
 from optimus_server.engine.elastic.latency import Profile
@@ -39,8 +39,8 @@ SOUND_ENOUGH = 0.8
 # Positions of a page, of prompt in a step, of an answer at most.
 PAGE, PREFILL, ROOM = 32, 512, 768
 
-Cell = tuple[int, int | None]
-"""Batch and chunk size; None is the controller's choice."""
+Cell = tuple[int, int | str]
+"""Batch, and a chunk size, ``auto`` (the controller's choice) or ``block`` (the policy)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch", type=positive, nargs="+", default=[1, 4, 16], help="requests that decode together")
     parser.add_argument(
-        "--chunk", type=chunk_size, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, None],
-        help="chunk sizes, or auto: the controller's choice, with a profile measured first",
+        "--chunk", type=_scheme, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, "auto", "block"],
+        help="chunk sizes; auto: the controller's choice, with a profile measured first; block: whole blocks, always",
     )  # fmt: skip
     parser.add_argument("--policy", choices=POLICIES, default="chunk")
     parser.add_argument("--task", nargs="+", choices=TASKS, help="only these tasks of the demo model")
@@ -91,6 +91,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads")
     parser.add_argument("--json", type=Path, help="write all figures to this file, too")
+
+
+def _scheme(text: str) -> int | str:
+    return text if text in ("auto", "block") else positive(text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -106,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
     grid = [(batch, chunk) for batch in args.batch for chunk in args.chunk]
     rounds: dict[Cell, list[Round]] = {cell: [] for cell in grid}
     profile = Profile.unmeasured()
-    if None in args.chunk:
+    if "auto" in args.chunk:
         profile = measure_profile(runner, max_positions=_largest_step(model, max(args.batch)))
     # A server has seen other requests before: each round goes on with the yields of the one before.
     yields = {cell: YieldModel(model.config.block_size, model.config.logit_shift) for cell in grid}
@@ -114,14 +118,16 @@ def run(args: argparse.Namespace) -> int:
         for batch, chunk in grid:
             examples = held_out(max(24, 4 * batch), only=args.task or ())
             if sys.stderr.isatty():
-                print(f"\rround {number + 1}: batch {batch}, chunk {chunk or 'auto'}   ", end="", file=sys.stderr)
+                print(f"\rround {number + 1}: batch {batch}, chunk {chunk}   ", end="", file=sys.stderr)
             options = EngineOptions(
                 pages=runner.pages, page_size=PAGE, max_rows=batch, prefill_budget=PREFILL, share_prefix=False,
                 profile=profile,
             )  # fmt: skip
             engine = Engine(runner, options)
             engine.controller.yields = yields[batch, chunk]
-            rounds[batch, chunk].append(measure(engine, runner, tokenizer, examples, chunk, args.policy))
+            policy = "block" if chunk == "block" else args.policy
+            size = chunk if isinstance(chunk, int) else None
+            rounds[batch, chunk].append(measure(engine, runner, tokenizer, examples, size, policy))
     if sys.stderr.isatty():
         print(file=sys.stderr)
     if wrong := _wrong(rounds):
@@ -194,7 +200,7 @@ def _wrong(rounds: dict[Cell, list[Round]]) -> str | None:
     for (batch, chunk), several in rounds.items():
         right, judged = sum(one.right for one in several), sum(one.judged for one in several)
         if right < several[0].enough * judged:
-            return f"batch {batch}, chunk {chunk or 'auto'}: only {right} of {judged} answers are right"
+            return f"batch {batch}, chunk {chunk}: only {right} of {judged} answers are right"
     return None
 
 
@@ -215,13 +221,12 @@ def _report(rounds: dict[Cell, list[Round]], model: LoadedModel, args: argparse.
     for (batch, chunk), several in rounds.items():
         middle = statistics.median_low(one.tokens_per_second for one in several)
         one = next(one for one in several if one.tokens_per_second == middle)
-        shown: int | str = chunk or "auto"
         print(
-            f"{batch:5} {shown:>5} {middle:9.0f} {one.step_ms:8.2f} {one.host_share:5.1%} {one.tpf:6.2f} "
+            f"{batch:5} {chunk:>5} {middle:9.0f} {one.step_ms:8.2f} {one.host_share:5.1%} {one.tpf:6.2f} "
             f"{one.computed_per_token:14.2f} {one.right:4}/{one.judged}"
         )
         cells.append(
-            {"batch": batch, "chunk": shown, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one)
+            {"batch": batch, "chunk": chunk, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one)
         )
     if args.json:
         args.json.write_text(json.dumps({"machine": facts, "cells": cells}, indent=1) + "\n")

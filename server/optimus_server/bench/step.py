@@ -26,6 +26,7 @@ from optimus_server.engine.profile import synthetic
 from optimus_server.engine.runner import Runner
 from optimus_server.errors import OptimusError
 from optimus_server.models.loader import load_model
+from optimus_server.settings import default_threads
 
 PAGE = 32
 REPEATS = 15
@@ -65,11 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk", type=positive, nargs="+", default=[8], help="positions a row")
     parser.add_argument("--context", type=positive, nargs="+", default=[512], help="tokens of KV behind each row")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads")
     parser.add_argument("--json", type=Path, help="write all figures to this file, too")
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print; 0, or 2 if the checkpoint cannot be used."""
+    torch.set_num_threads(args.threads)
     try:
         model = load_model(args.model, device=args.device)
     except (OptimusError, OSError) as error:
