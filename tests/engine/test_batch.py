@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from optimus_kernels.paged_attention import Room
-from optimus_server.engine.batch import needed, pack
+from optimus_server.engine.batch import needed, offer, pack
 from optimus_server.engine.request import Params, Request
 from optimus_server.engine.step import Row, Step, candidates
 
@@ -59,24 +59,25 @@ def test_a_batch_is_its_rows_one_after_the_other(shift, data, surplus):
     step = Step(some, tables, None)
     least = needed(step, PAGE)
     room = Room(*(size + surplus for size in least)) if surplus else None
-    batch = pack(step, room, mask_id=MASK, vocab_size=VOCAB, page_size=PAGE)
+    batch = pack(step, room, mask_id=MASK, page_size=PAGE)
+    found = offer(step, vocab_size=VOCAB)
 
     places = [(number, position) for number, row in enumerate(some) for position in range(row.start, row.stop)]
     n = len(places)
     tokens = [some[i].request.tokens[p] if some[i].request.committed[p] else MASK for i, p in places]
-    assert batch.inputs[0, :n].tolist() == tokens
-    assert batch.inputs[1, :n].tolist() == [position for _, position in places]
+    assert batch.places[0, :n].tolist() == tokens
+    assert batch.places[1, :n].tolist() == [position for _, position in places]
     assert batch.attention.slots[:n].tolist() == [(10 * i + p // PAGE) * PAGE + p % PAGE for i, p in places]
-    assert batch.inputs.shape[1] == len(batch.attention.slots) == n + surplus
+    assert batch.places.shape[1] == len(batch.attention.slots) == n + surplus
     assert (batch.attention.slots[n:] == -1).all()
 
     expected = [(i, position) for i, row in enumerate(some) for position in masks(row)]
     if not expected:
-        assert batch.offer is None
+        assert found is None
         return
-    assert batch.offer.positions.tolist() == [position for _, position in expected]
-    assert [places[k] for k in batch.offer.predictors.tolist()] == [(i, p - shift) for i, p in expected]
-    assert batch.offer.unmask.row.tolist() == [i for i, _ in expected]
-    assert np.diff(batch.offer.bounds).tolist() == [len(list(masks(row))) for row in some]
-    assert batch.offer.unmask.edge.tolist() == [p == some[i].stop for i, p in expected]
-    assert batch.offer.unmask.certain.tolist() == [bool(shift) and p % BLOCK == 0 for i, p in expected]
+    assert found.positions.tolist() == [position for _, position in expected]
+    assert [places[k] for k in found.predictors.tolist()] == [(i, p - shift) for i, p in expected]
+    assert found.unmask.row.tolist() == [i for i, _ in expected]
+    assert np.diff(found.bounds).tolist() == [len(list(masks(row))) for row in some]
+    assert found.unmask.edge.tolist() == [p == some[i].stop for i, p in expected]
+    assert found.unmask.certain.tolist() == [bool(shift) and p % BLOCK == 0 for i, p in expected]

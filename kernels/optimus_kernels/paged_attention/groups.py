@@ -107,7 +107,7 @@ def pad_rows(
         for row in members:
             restore[row.offset : row.offset + row.width] = np.arange(base, base + row.width)
             base += width
-        in_order = len(buckets) == 1 and len(members) * width == positions
+        in_order = len(buckets) == 1 and len(members) * width == positions == bounds[-1]
         groups.append(_group(members, width, block_size, in_order=in_order, device=device))
     return PaddedGroups(tuple(groups), None if groups[0].queries is None else _to(restore, device))
 

@@ -1,7 +1,7 @@
-"""A step's rows -> the tensors of one forward, complete when made.
+"""A step's rows -> the tensors of its forward, and of what is decided afterwards.
 
-Of each request a few slices are taken; all else is arithmetic on the whole step: while the host packs, a GPU waits. The
-tensors are the host's; ``staging`` takes them to the device.
+While the host packs the first, a GPU waits; the second it packs while the GPU computes. Of each request a few slices
+are taken, all else is arithmetic on the whole step. The tensors are the host's; ``staging`` takes them to the device.
 """
 
 from collections.abc import Sequence
@@ -42,22 +42,19 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Tensors of one step of ``n`` positions.
+class Inputs:
+    """What the forward of a step of ``n`` positions reads.
 
     Attributes:
-        inputs: int64 ``[2, n]``: ids and positions, rows one after the other.
+        places: int64 ``[2, n]``: ids and positions, rows one after the other.
         attention: who sees whom, and where KV is written.
         room: what the tensors have room for if that is more than the step needs; surplus positions are zeros that
             nobody sees.
-        rows: how many there are.
     """
 
-    inputs: Tensor
+    places: Tensor
     attention: AttentionPlan
     room: Room | None
-    rows: int
-    offer: Offer | None
 
 
 def needed(step: Step, page_size: int) -> Room:
@@ -67,8 +64,8 @@ def needed(step: Step, page_size: int) -> Room:
     return Room(len(rows), positions, -(-reach // page_size))
 
 
-def pack(step: Step, room: Room | None, *, mask_id: int | None, vocab_size: int, page_size: int) -> Batch:
-    """Lay the rows of ``step`` out, in the host's memory.
+def pack(step: Step, room: Room | None, *, mask_id: int | None, page_size: int) -> Inputs:
+    """Lay the rows of ``step`` out.
 
     Example: rows [4, 7) and [0, 2) become positions 4 5 6 0 1.
     """
@@ -76,17 +73,15 @@ def pack(step: Step, room: Room | None, *, mask_id: int | None, vocab_size: int,
     starts, stops = [row.start for row in rows], [row.stop for row in rows]
     origins = np.array(starts, dtype=np.int64)
     widths = np.array(stops, dtype=np.int64) - origins
-    # [rows]: where each row begins among the step's positions
-    begins = np.cumsum(widths) - widths
     n = int(widths.sum())
-    inputs = np.zeros((2, room.positions if room else n), dtype=np.int64)
+    places = np.zeros((2, room.positions if room else n), dtype=np.int64)
     tokens = np.concatenate([row.request.tokens[row.start : row.stop] for row in rows])
     committed = np.concatenate([row.request.committed[row.start : row.stop] for row in rows])
     assert mask_id is not None or committed.all()
-    inputs[0, :n] = np.where(committed, tokens, -1 if mask_id is None else mask_id)
-    inputs[1, :n] = np.arange(n) + np.repeat(origins - begins, widths)
-    return Batch(
-        inputs=torch.from_numpy(inputs),
+    places[0, :n] = np.where(committed, tokens, -1 if mask_id is None else mask_id)
+    places[1, :n] = np.arange(n) + np.repeat(origins + widths - np.cumsum(widths), widths)
+    return Inputs(
+        places=torch.from_numpy(places),
         attention=plan_attention(
             starts,
             stops,
@@ -97,13 +92,12 @@ def pack(step: Step, room: Room | None, *, mask_id: int | None, vocab_size: int,
             room=room,
         ),
         room=room,
-        rows=len(rows),
-        offer=_offer(rows, begins - origins, vocab_size),
     )
 
 
-def _offer(rows: Sequence[Row], offsets: Ints, vocab_size: int) -> Offer | None:
-    """Args: offsets: where position 0 of each row would be among the step's positions."""
+def offer(step: Step, *, vocab_size: int) -> Offer | None:
+    """The masks of ``step``; None if it has none."""
+    rows = step.rows
     positions, owner = candidates(rows)
     m = len(positions)
     if not m:
@@ -114,9 +108,12 @@ def _offer(rows: Sequence[Row], offsets: Ints, vocab_size: int) -> Offer | None:
     # Shifted logits predict the first mask of a block from the block before it.
     certain = (positions % block_size == 0) & (shift > 0)
     edge = positions == np.array([row.stop for row in rows])[owner]
+    widths = np.array([row.width for row in rows])
+    # [rows]: where position 0 of each row would be among the step's positions
+    origins = np.cumsum(widths) - widths - np.array([row.start for row in rows])
     tensor = torch.from_numpy
     return Offer(
-        predictors=tensor(positions - shift + offsets[owner]),
+        predictors=tensor(positions - shift + origins[owner]),
         positions=positions,
         bounds=bounds,
         sampling=_sampling_plan(rows, positions, owner, vocab_size),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from optimus_kernels.paged_attention import AttentionPlan, Room
-from optimus_server.engine.batch import Batch
+from optimus_server.engine.batch import Inputs
 from optimus_server.models.config import ModelConfig
 
 Forward = Callable[[Tensor, Tensor, AttentionPlan], Tensor]
@@ -103,11 +103,11 @@ class StepGraphs:
             progress((number + 1) / len(rooms))
 
     @torch.inference_mode()
-    def run(self, batch: Batch, room: Room) -> Tensor:
+    def run(self, inputs: Inputs, room: Room) -> Tensor:
         """[n, hidden] of a step that was packed for a recorded room; valid until the next one runs."""
         recorded = self._recorded[room]
-        recorded.inputs.copy_(batch.inputs, non_blocking=True)
-        recorded.packed.copy_(batch.attention.packed, non_blocking=True)
+        recorded.inputs.copy_(inputs.places, non_blocking=True)
+        recorded.packed.copy_(inputs.attention.packed, non_blocking=True)
         recorded.replay()
         return self._hidden[: room.positions]
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optimus_server.engine.batch import Batch, needed, pack
+from optimus_server.engine.batch import Inputs, Offer, needed, offer, pack
 from optimus_server.engine.graphs import StepGraphs
 from optimus_server.engine.request import Commits, Top
 from optimus_server.engine.sampling import choose
@@ -37,7 +37,7 @@ class Runner:
         self.kv = KVCache.allocate(model.config, pages=pages, page_size=page_size, device=self.device, dtype=self.dtype)
         self.graphs: StepGraphs | None = None
         self.busy_s = 0.0
-        self._staging = Staging(self.device)
+        self._staging, self._offers = Staging(self.device), Staging(self.device)
 
     def record(
         self, *, max_rows: int, max_positions: int, progress: Callable[[float], None] = lambda share: None
@@ -65,73 +65,70 @@ class Runner:
 
         On a CPU it is computed when it is waited for.
         """
-        batch = pack(
-            step,
-            self.graphs.fit(needed(step, self.page_size)) if self.graphs else None,
-            mask_id=self.config.mask_token_id,
-            vocab_size=self.config.vocab_size,
-            page_size=self.page_size,
-        )
-        return self._on_gpu(batch) if self.device.type == "cuda" else partial(self._on_cpu, batch)
+        return self._on_gpu(step) if self.device.type == "cuda" else partial(self._on_cpu, step)
 
-    def _on_cpu(self, batch: Batch) -> list[Commits]:
+    def _on_cpu(self, step: Step) -> list[Commits]:
         began = time.perf_counter()
-        result = self._decide(batch)
+        hidden, offered = self._forward(self._pack(step)), offer(step, vocab_size=self.config.vocab_size)
+        result = self._decide(hidden, offered) if offered else None
         self.busy_s += time.perf_counter() - began
-        return _commits(batch, result)
+        return _commits(step, offered, result)
 
-    def _on_gpu(self, batch: Batch) -> Callable[[], list[Commits]]:
+    def _on_gpu(self, step: Step) -> Callable[[], list[Commits]]:
         began, done = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
-        there = self._staging.send(batch)
+        inputs = self._staging.send(self._pack(step))
         began.record()
-        result = self._decide(there)
-        if result is not None:
+        hidden = self._forward(inputs)
+        # The rest is packed while the forward runs.
+        offered, result = offer(step, vocab_size=self.config.vocab_size), None
+        if offered:
             # To pinned memory, so that this does not wait.
-            result = result.to("cpu", non_blocking=True)
+            result = self._decide(hidden, self._offers.send(offered)).to("cpu", non_blocking=True)
         done.record()
 
         def wait() -> list[Commits]:
             done.synchronize()
             self.busy_s += began.elapsed_time(done) / 1e3
-            return _commits(batch, result)
+            return _commits(step, offered, result)
 
         return wait
 
+    def _pack(self, step: Step) -> Inputs:
+        room = self.graphs.fit(needed(step, self.page_size)) if self.graphs else None
+        return pack(step, room, mask_id=self.config.mask_token_id, page_size=self.page_size)
+
     @torch.inference_mode()
-    def _decide(self, batch: Batch) -> Tensor | None:
+    def _forward(self, inputs: Inputs) -> Tensor:
+        """[n, hidden]; surplus positions hold anything."""
+        if self.graphs and inputs.room:
+            return self.graphs.run(inputs, inputs.room)
+        ids, positions = inputs.places
+        return self.net(ids, positions, self.kv, inputs.attention)  # type: ignore[no-any-return]
+
+    @torch.inference_mode()
+    def _decide(self, hidden: Tensor, offered: Offer) -> Tensor:
         """Token, confidence, whether it commits, and alternatives, of each mask: float64 [3 + 2 * top_n, m]."""
-        hidden = self._forward(batch)
-        if batch.offer is None:
-            return None
-        logits = self.net.logits(hidden[batch.offer.predictors])
-        choice = choose(logits, batch.offer.sampling, self.config.mask_token_id)
-        chosen = select(choice.confidence, choice.entropy, batch.offer.unmask)
+        logits = self.net.logits(hidden[offered.predictors])
+        choice = choose(logits, offered.sampling, self.config.mask_token_id)
+        chosen = select(choice.confidence, choice.entropy, offered.unmask)
         return torch.stack([column.double() for column in (choice.token, choice.confidence, chosen, *choice.top)])
 
-    def _forward(self, batch: Batch) -> Tensor:
-        """[n, hidden]; surplus positions hold anything."""
-        if self.graphs and batch.room:
-            return self.graphs.run(batch, batch.room)
-        ids, positions = batch.inputs
-        return self.net(ids, positions, self.kv, batch.attention)  # type: ignore[no-any-return]
 
-
-def _commits(batch: Batch, result: Tensor | None) -> list[Commits]:
+def _commits(step: Step, offered: Offer | None, result: Tensor | None) -> list[Commits]:
     """What each row commits. The arrays of all rows are cut from those of the step."""
-    offer = batch.offer
-    if offer is None or result is None:
+    if offered is None or result is None:
         nothing = np.zeros(0, dtype=np.int64)
-        return [Commits(nothing, nothing, np.zeros(0), valid=True, offered=0)] * batch.rows
+        return [Commits(nothing, nothing, np.zeros(0), valid=True, offered=0)] * len(step.rows)
     token, confidence, chosen, *top = result.numpy()
     keep = chosen > 0
     # [rows + 1]: where each row's commits begin among all of them
-    ends = np.concatenate([[0], np.cumsum(keep)])[offer.bounds].tolist()
-    finite = np.concatenate([[0], np.cumsum(np.isfinite(confidence))])[offer.bounds]
-    counts = np.diff(offer.bounds)
+    ends = np.concatenate([[0], np.cumsum(keep)])[offered.bounds].tolist()
+    finite = np.concatenate([[0], np.cumsum(np.isfinite(confidence))])[offered.bounds]
+    counts = np.diff(offered.bounds)
     valid = (np.diff(finite) == counts).tolist()
     with np.errstate(divide="ignore", invalid="ignore"):
         logprobs = np.log(confidence[keep])
-    positions, ids, alternatives = offer.positions[keep], token[keep].astype(np.int64), _top(top, keep)
+    positions, ids, alternatives = offered.positions[keep], token[keep].astype(np.int64), _top(top, keep)
     return [
         Commits(positions[a:b], ids[a:b], logprobs[a:b], good, count, alternatives[a:b])
         for a, b, good, count in zip(ends[:-1], ends[1:], valid, counts.tolist(), strict=True)
