@@ -211,7 +211,7 @@ def rules(**changes: Any) -> Rules:
 def application(
     engine: Any, tokenizer: Tokenizer, *, rule: dict[str, Any] | None = None, recorder: Any = None, **settings: Any
 ) -> Any:
-    facts = Facts("org/scripted", "sdar_shift", "float32", "cpu", MASK, "cpu+optimized", 4096)
+    facts = Facts("org/scripted", "sdar_shift", "float32", "cpu", MASK, "cpu+optimized", 4096, ladder=(1, 2, 4, 8, 16))
     backend = ServerBackend(engine, Prompter(tokenizer, rules(**rule or {})), facts, 1)
     # Most tests ask nothing of it, and it takes seconds to import.
     return create_app(Settings(**{"no_playground": True} | settings), backend, recorder)

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from optimus_server import __version__
-from optimus_server.api import admin, chat, clouds, generate, openapi, ops, responses, telemetry, tokenize
+from optimus_server.api import admin, chat, clouds, crowd, generate, openapi, ops, responses, telemetry, tokenize
 from optimus_server.api.bulletin import Bulletin
 from optimus_server.api.exchange import Desk, desk_of
 from optimus_server.api.guards import ApiKey, Bugs, RequestId, render
@@ -87,7 +87,7 @@ def create_app(settings: Settings, backend: Backend, recorder: Recorder | None =
         middleware.append(Middleware(ApiKey, key=settings.api_key))
     middleware.append(Middleware(Bugs))
     app = Starlette(
-        routes=[*ROUTES, *admin.ROUTES],
+        routes=[*ROUTES, *admin.ROUTES, *(LOAD if settings.playground_load else ())],
         middleware=middleware,
         exception_handlers={
             OptimusError: _on_error,
@@ -100,10 +100,17 @@ def create_app(settings: Settings, backend: Backend, recorder: Recorder | None =
         # Gradio takes seconds to import. It comes last: what it mounts wraps the lifespan.
         from optimus_ui.playground.page import mount
 
-        mount(app, needs_key=settings.api_key is not None)
+        mount(
+            app,
+            needs_key=settings.api_key is not None,
+            chunks=backend.facts.ladder,
+            longest=backend.prompter.rules.max_total_tokens,
+            load=crowd.MOST if settings.playground_load else 0,
+        )
     app.state.journal = journal
     app.state.office = office
-    app.state.desk = Desk(service, backend.prompter, settings, backend.facts, ledger)
+    app.state.desk = desk = Desk(service, backend.prompter, settings, backend.facts, ledger)
+    app.state.crowd = crowd.Crowd(desk)
     return app
 
 
@@ -154,6 +161,8 @@ ROUTES = [
     Route("/docs", openapi.docs),
     Route("/api-doc/openapi.json", openapi.openapi),
 ]
+
+LOAD = [Route(crowd.PATH, crowd.load, methods=["POST"])]
 
 LOGGED = frozenset(route.path for route in ROUTES if "POST" in (route.methods or ()))
 

@@ -61,6 +61,7 @@ def build_backend(settings: Settings) -> Backend:
         SettingsError: a setting does not fit the checkpoint or this machine.
     """
     from optimus_server.engine.elastic.latency import LatencyModel
+    from optimus_server.engine.elastic.yields import rungs
 
     engine, runner, path = build_engine(settings)
     config, on_cpu = engine.config, runner.device.type == "cpu"
@@ -75,6 +76,7 @@ def build_backend(settings: Settings) -> Backend:
         compute_type=settings.compute_type or f"{'cpu' if on_cpu else 'gpu'}+optimized",
         kv_tokens=engine.options.pages * settings.page_size,
         model_sha=hashlib.sha256((path / "config.json").read_bytes()).hexdigest()[:16],
+        ladder=rungs(config.block_size, config.logit_shift),
     )
     began = time.perf_counter()
     prompt = Prompter(tokenizer, rules).prompt(Ask(inputs="Hello", max_new_tokens=1))

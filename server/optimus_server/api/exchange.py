@@ -35,6 +35,7 @@ class Facts:
         model_id: as given to ``optimus serve``; answers carry it whatever ``model`` a request names.
         compute_type: the value of ``x-compute-type``.
         model_sha: first 16 hex digits of the SHA-256 of its config.json.
+        ladder: chunk sizes the controller chooses from, ascending.
     """
 
     model_id: str
@@ -45,6 +46,7 @@ class Facts:
     compute_type: str
     kv_tokens: int
     model_sha: str | None = None
+    ladder: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True, slots=True)

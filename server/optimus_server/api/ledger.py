@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from optimus_server.api.bulletin import Bulletin
 from optimus_server.api.metrics import Metrics
-from optimus_server.engine.telemetry import StepTrace
+from optimus_server.engine.telemetry import Decision, StepTrace
 from optimus_server.text.answer import Answer
 from optimus_server.text.prompt import Prompt
 
@@ -33,10 +33,27 @@ class Entry:
     valid: float
 
 
+@dataclass(slots=True)
+class Tally:
+    """All steps so far: how many, how long they took in seconds, the tokens by which frontiers moved; and the last."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    decision: Decision | None = None
+
+    def add(self, trace: StepTrace) -> None:
+        self.steps += 1
+        self.seconds += trace.observed_s
+        self.tokens += sum(row.advance for row in trace.rows)
+        self.decision = trace.decision
+
+
 @dataclass(frozen=True, slots=True)
 class Ledger:
     metrics: Metrics
     bulletin: Bulletin
+    tally: Tally = field(default_factory=Tally)
     _uncommitted: dict[str, float] = field(default_factory=dict)
 
     def began(self, entry: Entry) -> None:
@@ -50,6 +67,7 @@ class Ledger:
     def stepped(self, trace: StepTrace) -> None:
         """A step of the engine."""
         self.metrics.stepped(trace)
+        self.tally.add(trace)
         if self._uncommitted:
             for row in trace.rows:
                 if row.commits and (valid := self._uncommitted.pop(row.request_id, None)) is not None:

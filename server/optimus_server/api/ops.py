@@ -64,6 +64,7 @@ async def info(request: Request) -> Response:
             "chunk": rules.chunk or "auto",
             "chunk_min": 1,
             "chunk_max": 2 * rules.block_size,
+            "ladder": facts.ladder,
             "threshold": rules.threshold,
             "mask_token_id": facts.mask_token_id,
             "unsupported_parameters": list(UNSUPPORTED),

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -46,6 +47,7 @@ class _Channel:
         self._dropped = 0
         self._filled = asyncio.Event()
         self._last: Decision | None = None
+        self._tally, self._looked = replace(desk.ledger.tally), time.monotonic() - LOAD_S
 
     async def writes(self) -> AsyncGenerator[bytes, None]:
         """Until the reader leaves or the server drains."""
@@ -108,10 +110,17 @@ class _Channel:
             self._put(told | decision_object(decision) | {"rows": parts})
 
     def _load(self) -> dict[str, Any]:
-        service = self._desk.service
-        load = service.load()
+        """How busy the server is, and what it did since the last such event; nulls where no step was."""
+        service, last = self._desk.service, self._tally
+        load, now = service.load(), time.monotonic()
+        self._tally = tally = replace(self._desk.ledger.tally)
+        steps, tokens = tally.steps - last.steps, tally.tokens - last.tokens
+        since, self._looked = now - self._looked, now
         used = 1 - load.free_pages / load.pages if load.pages else 0.0
         return {
             "type": "load", "v": 1, "running": load.running, "waiting": load.waiting, "kv_used": round(used, 4),
             "queued_tokens": service.queued_tokens, "permits": service.permits_taken,
+            "tokens_per_s": round(tokens / since, 1),
+            "step_ms": round((tally.seconds - last.seconds) / steps * 1e3, 3) if steps else None,
+            "chunk": tally.decision.chunk if steps and tally.decision else None,
         }  # fmt: skip

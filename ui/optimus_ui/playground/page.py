@@ -3,6 +3,8 @@
 No handler runs on the server: the buttons call the page's own script, which reads the same HTTP API as any application.
 """
 
+import asyncio
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 
 import gradio as gr
@@ -11,73 +13,131 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 EXAMPLES = {
-    "How does diffusion decoding work?": "How does diffusion decoding work?",
-    "Tell a story about a fox": "Write a short story about a fox.",
-    "Write a Python function": "Write a Python function that adds two numbers.",
-    "Sort numbers": "Sort these numbers: 42, 7, 19, 3.",
+    "Explain diffusion decoding": "How does diffusion decoding work?",
+    "Tell a long story": "Write a long story about a fox.",
+    "Turn text into JSON": "Turn this into JSON: Anna is 31 years old and lives in Rome.",
+    "Solve a sum": "Mia has 12 apples and buys 30 more. How many apples does she have?",
 }
-"""Label -> prompt; the demo model answers each of them well."""
+"""Label -> prompt. The demo model answers each of them well; the story is hard to predict, so it shows small commits."""
 
-GENERATE = "(...controls) => { window.optimus.generate(...controls); }"
-STOP = "() => { window.optimus.stop(); }"
+LOADS = (0, 4, 16, 64)
+SCRIPTS = ("stream", "run", "cells", "strip", "pane", "wire", "server", "chat", "main")
+"""In the order of their dependencies: together they are the body of one function."""
 
 INTRODUCTION = """\
-# Optimus playground
-A diffusion model fills many masked places in one step, and keeps what it is sure of. Optimus chooses at every step \
-how many places it tries: the **chunk**. Press an example and watch."""
+# See a diffusion model write
+It does not write word by word: each **step** tries many masked places at once and keeps the tokens it is sure of. \
+How many it tries is the **chunk**. Optimus chooses it anew at every step: large while the server is idle, small when it \
+is busy. That is *elastic decoding*."""
 
 
-def mount(app: Starlette, *, needs_key: bool) -> None:
+def mount(app: Starlette, *, needs_key: bool, chunks: Sequence[int], longest: int, load: int) -> None:
     """Serve the page under /playground/; nothing else may be mounted after it.
 
     Args:
         needs_key: whether people are asked for an API key, which stays in their page.
+        chunks: sizes to choose from, besides ``auto``.
+        longest: tokens of prompt and answer together.
+        load: background requests a visitor may ask for at POST /playground/load; 0 if there is no such route.
     """
     # Browsers ask for it unasked, and show a 404 as an error.
     app.add_route("/favicon.ico", no_icon)
-    # Typed for FastAPI, but it only mounts and wraps the lifespan: tests/playground holds that.
-    gr.mount_gradio_app(
-        app,
-        build(needs_key=needs_key),
-        path="/playground",
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        # Gradio's themes name web fonts; the system's need no request.
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=asset("page.css"),
-    )
+
+    def mounted() -> None:
+        # Typed for FastAPI, but it only mounts and wraps the lifespan: tests/playground holds that.
+        gr.mount_gradio_app(
+            app,
+            build(needs_key=needs_key, chunks=chunks, longest=longest, load=load),
+            path="/playground",
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            # Gradio's themes name web fonts; the system's need no request.
+            theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=asset("page.css"),
+        )
+
+    in_a_loop(mounted)
+
+
+def in_a_loop(build: Callable[[], None]) -> None:
+    """Call it where an event loop runs: where none does, Gradio makes several and closes none (``safe_get_lock``)."""
+
+    async def run() -> None:
+        build()
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(run())
+    else:
+        build()
 
 
 def no_icon(request: Request) -> Response:
     return Response(status_code=204)
 
 
-def build(*, needs_key: bool) -> gr.Blocks:
+def build(*, needs_key: bool, chunks: Sequence[int], longest: int, load: int) -> gr.Blocks:
+    """The page; see ``mount``."""
     page = gr.Blocks(title="Optimus playground", analytics_enabled=False, fill_width=True)
     with page:
-        gr.Markdown(INTRODUCTION)
+        gr.Markdown(INTRODUCTION, elem_id="introduction")
         with gr.Row(equal_height=False):
-            with gr.Column(scale=1, min_width=300):
-                prompt = gr.Textbox(label="Prompt", lines=2, max_lines=8, elem_id="prompt", value="What is a chunk?")
+            with gr.Column(scale=1, min_width=300, elem_id="controls"):
+                gr.HTML(html_template=asset("talk.html"), elem_id="talk", apply_default_css=False)
+                prompt = gr.Textbox(
+                    label="Prompt",
+                    lines=2,
+                    max_lines=8,
+                    elem_id="prompt",
+                    value=next(iter(EXAMPLES.values())),
+                    info="Enter sends it, Shift and Enter begin a new line",
+                )
                 with gr.Row(elem_id="examples"):
                     chips = [(gr.Button(label, size="sm"), text) for label, text in EXAMPLES.items()]
-                with gr.Row():
+                with gr.Row(elem_id="actions"):
                     generate = gr.Button("Generate", variant="primary", elem_id="generate")
                     stop = gr.Button("Stop", variant="stop", elem_id="stop")
                 chunk = gr.Radio(
-                    ["auto", "1", "2", "4", "8", "16", "32"],
+                    ["auto", *map(str, chunks)],
                     value="auto",
                     label="Chunk: places tried in one step",
-                    info="auto: chosen again at every step, by load and by how sure the model is",
+                    info="auto: Optimus chooses it at every step, by load and by how sure the model is",
                     elem_id="chunk",
                 )
-                length = gr.Slider(1, 1024, value=256, step=1, label="Max tokens")
-                temperature = gr.Slider(0, 1.5, value=0, step=0.1, label="Temperature", info="0: always the best token")
+                compare = gr.Button("Compare a fixed chunk with auto", size="sm", elem_id="compare")
+                background = gr.Radio(
+                    [str(count) for count in LOADS if count <= load],
+                    value="0",
+                    label="Add load: other requests at the same time",
+                    info="Watch the chunk shrink. They end by themselves, and make way for real clients.",
+                    visible=load > 0,
+                    elem_id="load",
+                )
+                mode = gr.Radio(
+                    ["single prompt", "chat"],
+                    value="single prompt",
+                    label="Memory",
+                    info="chat: the model sees the conversation so far",
+                    elem_id="mode",
+                )
+                length = gr.Slider(
+                    1, longest - 1, value=min(384, longest - 1), step=1, label="Max tokens", elem_id="length"
+                )
+                temperature = gr.Slider(
+                    0, 1.5, value=0, step=0.1, label="Temperature", info="0: always the best token", elem_id="heat"
+                )
+                seed = gr.Textbox(
+                    label="Seed",
+                    placeholder="random",
+                    info="the same seed, chunk and load give the same answer",
+                    elem_id="seed",
+                )
                 key = gr.Textbox(label="API key", type="password", visible=needs_key, elem_id="key")
-            with gr.Column(scale=2, min_width=320):
+            with gr.Column(scale=3, min_width=320):
                 gr.HTML(
                     html_template=asset("canvas.html"),
                     css_template=asset("canvas.css"),
@@ -85,18 +145,25 @@ def build(*, needs_key: bool) -> gr.Blocks:
                     elem_id="run",
                     apply_default_css=False,
                 )
-        controls = [prompt, length, temperature, chunk, key]
-        generate.click(None, controls, None, js=GENERATE)
-        prompt.submit(None, controls, None, js=GENERATE)
-        stop.click(None, None, None, js=STOP)
+        controls = [prompt, mode, length, temperature, seed, chunk, key]
+        for event in (generate.click, prompt.submit):
+            event(None, controls, prompt, js=calls("generate"))
+        compare.click(None, controls, None, js=calls("compare"))
+        stop.click(None, None, None, js=calls("stop"))
+        background.input(None, [background, key], None, js=calls("load"))
         for chip, text in chips:
-            chip.click(None, None, prompt, js=f"() => {text!r}").then(None, controls, None, js=GENERATE)
+            chip.click(None, None, prompt, js=f"() => {text!r}").then(None, controls, prompt, js=calls("generate"))
     return page
+
+
+def calls(name: str) -> str:
+    """A handler that hands the controls' values to one of the script's functions."""
+    return f"(...values) => window.optimus.{name}(...values)"
 
 
 def script() -> str:
     """The component's script: the body of one function, so its files share their names and nothing leaks."""
-    return "\n".join(asset(name) for name in ("stream.js", "run.js", "cells.js", "strip.js", "main.js"))
+    return "\n".join(asset(f"{name}.js") for name in SCRIPTS)
 
 
 def asset(name: str) -> str:

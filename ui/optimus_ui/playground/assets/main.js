@@ -1,136 +1,175 @@
 // The page's behaviour: one run at a time, painted at most once a frame.
 const find = (name) => element.querySelector(name);
-const home = find(".optimus");
-const cells = new Cells(find(".cells")), strip = new Strip(find(".strip"), find(".why"));
-const slider = find(".step"), replay = find(".replay");
-let run = null, running = null, due = false, timer = null, key = "", block = 32;
-
-function paint(step) {
-  cells.show(run, step);
-  strip.show(run, step);
-  slider.value = step;
-  find(".at").textContent = `step ${step} of ${run.steps.length}`;
-}
-
-function live() {
-  due = false;
-  if (!run) return;
-  slider.max = run.steps.length;
-  paint(run.steps.length);
-  find(".text").textContent = run.text;
-}
+const home = find(".optimus"), template = find("template.pane");
+const live = new Server(find(".server")), wire = new Wire(element.querySelectorAll(".drawer"));
+const current = new Pane(template, find(".panes"));
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const SHORT_MS = 2000;
+let pinned = null, running = null, due = 0, playing = 0;
 
 function refresh() {
-  if (!due) requestAnimationFrame(live);
-  due = true;
+  due ||= requestAnimationFrame(() => {
+    due = 0;
+    if (current.run) current.latest();
+  });
 }
 
-function numbers() {
-  const {summary, usage, steps} = run, last = steps.at(-1);
-  const said = {
-    ttft: summary && `${summary.ttft_ms.toFixed(0)} ms`,
-    speed: usage && last && (usage.completion_tokens / (last.t_ms / 1000)).toFixed(0),
-    rate: summary && summary.tokens_per_step.toFixed(2),
-    steps: summary?.steps,
-    wasted: summary?.wasted_tokens,
-  };
-  for (const place of element.querySelectorAll("[data-number]")) place.textContent = said[place.dataset.number] ?? "–";
+function title(run) {
+  return `Chunk ${run.chunk}`;
 }
 
-async function generate(prompt, length, temperature, chunk, secret) {
-  stop();
+// Runs a prompt; true if it came to its end.
+async function go(prompt, mode, length, temperature, seed, chunk, key) {
+  halt();
   const mine = (running = new AbortController());
-  key = secret;
+  live.key = key;
   home.dataset.run = "running";
-  for (const name of [".problem", ".said", ".text"]) find(name).textContent = "";
-  cells.clear();
-  slider.disabled = replay.disabled = true;
-  const messages = [{role: "user", content: prompt}];
+  for (const name of [".problem", ".said"]) find(name).textContent = "";
+  const messages = talk.messages(prompt, mode === "chat");
+  const body = {
+    messages, temperature, max_tokens: length, stream: true, stream_options: {include_usage: true},
+    diffusion: {events: "steps", chunk: chunk === "auto" ? chunk : Number(chunk)},
+  };
+  // What is no number is refused by the server, which says so.
+  if (seed) body.seed = /^\d{1,15}$/.test(seed) ? Number(seed) : seed;
   try {
     const whole = await (await open("chat_tokenize", {messages}, key, mine.signal)).json();
-    run = new Run(whole.tokenize_response.length, block);
-    numbers();
-    const body = {
-      messages, temperature, max_tokens: length, stream: true, stream_options: {include_usage: true},
-      diffusion: {events: "steps", chunk: chunk === "auto" ? chunk : Number(chunk)},
-    };
-    await read(await open("v1/chat/completions", body, key, mine.signal), (event) => {
+    if (mine !== running) return false;
+    const run = new Run(body, whole.tokenize_response.length, live.block);
+    current.take(run, title(run));
+    wire.show(run, Boolean(key));
+    await read(await open("v1/chat/completions", body, key, mine.signal), (event, raw) => {
       if (event.error) throw new Error(event.error.message || event.error);
       if (mine !== running) return;
-      run.take(event);
+      run.take(event, raw);
       refresh();
     });
-    if (mine === running) find(".said").textContent = run.text;
+    if (mine !== running) return false;
+    find(".said").textContent = run.text;
+    if (mode === "chat") talk.add(messages, run.text);
   } catch (error) {
-    if (mine === running && error.name !== "AbortError") find(".problem").textContent = error.message;
+    if (mine !== running || error.name === "AbortError") return false;
+    find(".problem").textContent = error.message;
   }
-  if (mine === running) finish("done");
+  finish("done");
+  return true;
 }
 
 function finish(state) {
   running = null;
+  const {run} = current;
+  if (run && !run.ended) {
+    run.ended = true;
+    current.latest();
+    current.numbers();
+    current.enable();
+    wire.show(run, wire.keyed);
+    judge();
+  }
   home.dataset.run = state;
-  if (!run) return;
-  live();
-  numbers();
-  slider.disabled = replay.disabled = !run.steps.length;
 }
 
-function stop() {
-  clearInterval(timer);
+function halt() {
+  still();
   if (!running) return;
   running.abort();
   finish("stopped");
 }
 
-slider.addEventListener("input", () => {
-  clearInterval(timer);
-  paint(Number(slider.value));
-});
-replay.addEventListener("click", () => {
-  clearInterval(timer);
-  let step = 0;
-  paint(step);
-  timer = setInterval(() => {
-    paint(++step);
-    if (step >= run.steps.length) clearInterval(timer);
-  }, 400);
-});
-
-// The side channel, while somebody looks.
-let watching = null;
-async function watch() {
-  const mine = (watching = new AbortController());
-  while (mine === watching) {
-    try {
-      const response = await open("v1/diffusion/events?types=load", null, key, mine.signal);
-      find(".state").textContent = "online";
-      await read(response, (event) => event.type === "load" && load(event));
-    } catch {
-      // Said below; the next try is the remedy.
-    }
-    if (mine !== watching || !element.isConnected) return;
-    find(".state").textContent = "offline";
-    await new Promise((done) => setTimeout(done, 2000));
+// A demo's answer takes less time than a look: what was short is shown again, slowly.
+function again() {
+  if (!calm.matches && current.run?.steps.length > 1 && current.run.total < SHORT_MS) {
+    replay(Number(current.part("pace").value));
   }
 }
 
-function load(told) {
-  find(".running").textContent = `running ${told.running}`;
-  find(".waiting").textContent = `waiting ${told.waiting}`;
-  find(".kv").textContent = `memory ${Math.round(told.kv_used * 100)} %`;
+async function generate(...controls) {
+  if (await go(...controls)) again();
 }
 
-document.addEventListener("visibilitychange", () => {
-  watching?.abort();
-  watching = null;
-  if (!document.hidden) watch();
-});
+// The same prompt twice: with a fixed chunk, the smallest if none is chosen, and with auto.
+async function compare(prompt, mode, length, temperature, seed, chunk, key) {
+  const smallest = document.querySelector("#chunk input:not([value=auto])")?.value ?? "1";
+  const rest = [length, temperature, seed];
+  unpin();
+  if (!(await go(prompt, "single prompt", ...rest, chunk === "auto" ? smallest : chunk, key))) return;
+  pin();
+  if (await go(prompt, "single prompt", ...rest, "auto", key)) again();
+}
 
-open("info").then((response) => response.json()).then((info) => {
-  block = info.diffusion.block_length;
-  const policy = `${info.diffusion.chunk_policy}, chunk ${info.diffusion.chunk}`;
-  find(".model").textContent = `${info.model_id} · ${info.model_device_type} · ${policy} · blocks of ${block}`;
-}, () => {});
-watch();
-window.optimus = {generate, stop};
+function pin() {
+  pinned ||= new Pane(template, find(".panes"));
+  find(".panes").prepend(pinned.root);
+  pinned.part("pin").onclick = unpin;
+  pinned.part("pin").textContent = "Unpin";
+  home.classList.add("two");
+  pinned.take(current.run, `Pinned: ${title(current.run).toLowerCase()}`);
+  judge();
+}
+
+function unpin() {
+  pinned?.root.remove();
+  pinned = null;
+  home.classList.remove("two");
+  if (current.run) current.paint(current.run.steps.length);
+  judge();
+}
+
+// One sentence on two runs, from what the server said of them.
+function judge() {
+  const [before, after] = [pinned?.run, current.run], both = before?.summary && after?.summary && before !== after;
+  find(".verdict").hidden = !both;
+  if (!both) return;
+  const words = (run) => `chunk ${run.chunk} took ${run.summary.steps} steps and ${run.total.toFixed(0)} ms`;
+  const [few, many] = [before.summary.steps, after.summary.steps].sort((a, b) => a - b);
+  const ratio = many === few ? "The same number of steps" : `${(many / Math.max(1, few)).toFixed(1)} times as many steps`;
+  find(".verdict").textContent = `For this answer ${words(before)}; ${words(after)}. ${ratio}.`;
+}
+
+// All panes from the beginning, by the clock of their runs, `slow` times slower.
+function replay(slow) {
+  still();
+  const panes = [pinned, current].filter((pane) => pane?.run?.ended), began = performance.now();
+  for (const pane of panes) pane.part("play").textContent = "❚❚ Pause";
+  const tick = (now) => {
+    const ms = (now - began) / slow;
+    for (const pane of panes) pane.paint(pane.run.at(ms));
+    playing = panes.some((pane) => ms < pane.run.total) ? requestAnimationFrame(tick) : 0;
+    if (!playing) still();
+  };
+  playing = requestAnimationFrame(tick);
+}
+
+function still() {
+  cancelAnimationFrame(playing);
+  playing = 0;
+  for (const pane of [pinned, current]) if (pane) pane.part("play").textContent = "▶ Replay";
+}
+
+function dress() {
+  colors.read();
+  for (const pane of [pinned, current]) if (pane?.run) pane.paint(Number(pane.slider.value));
+  live.draw();
+}
+
+current.part("pin").textContent = "Pin, to compare";
+current.part("pin").addEventListener("click", pin);
+current.part("title").textContent = "The answer, place by place";
+new MutationObserver(dress).observe(document.body, {attributes: true, attributeFilter: ["class"]});
+new ResizeObserver(dress).observe(home);
+document.addEventListener("visibilitychange", () => (document.hidden ? live.rest() : live.watch()));
+colors.read();
+live.introduce().catch(() => {});
+live.watch();
+window.optimus = {
+  generate: (...controls) => {
+    generate(...controls);
+    return controls[1] === "chat" ? "" : controls[0];
+  },
+  compare: (...controls) => void compare(...controls),
+  load: (count, key) => {
+    live.key = key;
+    live.add(Number(count));
+  },
+  stop: halt,
+};

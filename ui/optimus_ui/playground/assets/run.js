@@ -1,48 +1,82 @@
 // One answer: every step of it, and from them what any of its places was at any step.
+const KEPT_EVENTS = 300000; // characters; a long answer has megabytes of events
+
 class Run {
-  constructor(prompt, block) {
-    Object.assign(this, {prompt, block, steps: [], places: [], text: "", summary: null, usage: null});
+  // `body` is the request, `prompt` the length of its prompt in tokens, `block` the model's block size.
+  constructor(body, prompt, block) {
+    Object.assign(this, {body, prompt, block, steps: [], places: [], text: "", summary: null, usage: null});
+    Object.assign(this, {events: [], kept: 0, ended: false});
+  }
+
+  get chunk() {
+    return this.body.diffusion.chunk;
   }
 
   // Takes one event of the stream.
-  take(event) {
+  take(event, raw) {
+    if (this.kept < KEPT_EVENTS) this.events.push(raw);
+    this.kept += raw.length;
     const told = event.diffusion;
-    if (told?.type === "step") {
-      this.steps.push(told);
-      for (const [at, , text, sure] of told.commit) this.places[at] = {text, sure, step: this.steps.length};
-    }
+    if (told?.type === "step" && told.step) this.add(told);
     if (told?.type === "summary") this.summary = told;
     if (event.usage) this.usage = event.usage;
     this.text += event.choices?.[0]?.delta?.content || "";
   }
 
-  // The first place of the block after the one that holds place `at`.
-  border(at) {
-    return (Math.floor((this.prompt + at) / this.block) + 1) * this.block - this.prompt;
+  add(told) {
+    // A step tries the first masked places from the frontier on.
+    told.tried = [];
+    for (let at = this.frontier(this.steps.length); told.tried.length < told.masked; at++) {
+      if (!this.places[at]) told.tried.push(at);
+    }
+    told.filled = (this.steps.at(-1)?.filled ?? 0) + told.commit.length;
+    this.steps.push(told);
+    let reach = told.tried.at(-1) ?? 0;
+    for (const [at, , text, sure] of told.commit) {
+      this.places[at] = {text, sure, step: this.steps.length};
+      reach = Math.max(reach, at);
+    }
+    told.size = Math.max(this.size(this.steps.length - 1), this.border(this.blockOf(reach) + 1));
+  }
+
+  // The block of place `at`, counted from the one in which the answer begins, and the first place of a block.
+  blockOf(at) {
+    return Math.floor((this.prompt + at) / this.block) - Math.floor(this.prompt / this.block);
+  }
+
+  border(block) {
+    return Math.max(0, (Math.floor(this.prompt / this.block) + block) * this.block - this.prompt);
   }
 
   // How many places are on show after `step` steps: whole blocks, as far as any has been tried.
   size(step) {
-    let reach = 0;
-    for (let i = 0; i < step; i++) {
-      const last = Math.max(this.steps[i].stop, ...this.steps[i].commit.map((entry) => entry[0]));
-      reach = Math.max(reach, this.border(Math.max(0, last - 1)));
-    }
-    return step ? Math.max(reach, this.places.length && step === this.steps.length ? this.places.length : 0) : 0;
+    return step ? this.steps[step - 1].size : 0;
   }
 
   frontier(step) {
     return step ? this.steps[step - 1].frontier : 0;
   }
 
+  // Steps done `ms` after the request began.
+  at(ms) {
+    let step = 0;
+    while (step < this.steps.length && this.steps[step].t_ms <= ms) step++;
+    return step;
+  }
+
+  get total() {
+    return this.steps.at(-1)?.t_ms ?? 0;
+  }
+
   // What place `at` is after `step` steps, as class names.
   state(at, step) {
-    const place = this.places[at];
-    const end = this.usage && at >= this.usage.completion_tokens ? " behind" : "";
-    const edge = at && this.border(at - 1) === at ? " first" : "";
-    const caret = at === this.frontier(step) ? " caret" : "";
-    if (!place || place.step > step) return `cell masked${edge}${caret}${end}`;
-    const held = at >= this.frontier(step) ? " held" : " sent";
-    return `cell${held}${place.step === step ? " now" : ""}${edge}${caret}${end}`;
+    const place = this.places[at], frontier = this.frontier(step), now = this.steps[step - 1];
+    const extra =
+      (at === frontier && !(this.usage && step === this.steps.length) ? " caret" : "") +
+      (this.usage && at >= this.usage.completion_tokens ? " behind" : "") +
+      (now?.tried.includes(at) ? " tried" : "");
+    if (!place || place.step > step) return `cell masked${extra}`;
+    const word = /^\s/.test(place.text) ? " word" : "";
+    return `cell ${at >= frontier ? "held" : "sent"}${place.step === step ? " now" : ""}${word}${extra}`;
   }
 }

@@ -13,7 +13,7 @@ async function open(path, body, key, signal) {
   return response;
 }
 
-// Calls `told` with the payload of each event.
+// Calls `told` with the payload of each event, and with the event as it came.
 async function read(response, told) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -25,7 +25,7 @@ async function read(response, told) {
     for (const event of events) {
       const lines = event.split(/\r?\n/).filter((line) => line.startsWith("data:"));
       const data = lines.map((line) => line.slice(5).trimStart()).join("\n");
-      if (data && data !== "[DONE]") told(JSON.parse(data));
+      if (data) told(data === "[DONE]" ? {} : JSON.parse(data), event);
     }
   }
 }

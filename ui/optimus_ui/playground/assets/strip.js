@@ -1,5 +1,5 @@
-// The strip: what each step tried and kept, drawn.
-const COLUMNS = 120;
+// The strip: what each step might try and what it kept, drawn.
+const HIGH = 96, NARROW = 6;
 const REASONS = {
   hold: "nothing called for another size",
   load_up: "more requests run, so each may try less",
@@ -7,45 +7,80 @@ const REASONS = {
   learned: "what was kept lately, or how long it took, asks for this size",
   slo: "a time target asks for shorter steps",
   manual: "somebody fixed it",
-  idle: "nothing decodes yet",
+  idle: "the prompt was still being read",
+};
+
+// Fits a canvas' pixels to its place on the page and returns its pen, cleared, and its width.
+function penOf(canvas, high) {
+  const scale = devicePixelRatio || 1, wide = canvas.clientWidth;
+  if (canvas.width !== Math.round(wide * scale) || canvas.height !== high * scale) {
+    canvas.width = Math.round(wide * scale);
+    canvas.height = high * scale;
+  }
+  const pen = canvas.getContext("2d");
+  pen.setTransform(scale, 0, 0, scale, 0, 0);
+  pen.clearRect(0, 0, wide, high);
+  return [pen, wide];
+}
+
+// The page's colors, read once and again when it turns dark or light.
+const colors = {
+  read() {
+    const style = getComputedStyle(element.querySelector(".optimus"));
+    for (const name of ["tried", "kept", "batch", "quiet"]) this[name] = style.getPropertyValue(`--${name}`);
+  },
 };
 
 class Strip {
-  constructor(canvas, why) {
+  // All strips have one scale, so that runs can be compared.
+  static most = 8;
+
+  constructor(canvas, why, go) {
     Object.assign(this, {canvas, why, run: null, first: 0, step: 0});
     canvas.addEventListener("pointermove", (event) => this.explain(this.first + Math.floor(event.offsetX / this.wide())));
     canvas.addEventListener("pointerleave", () => this.explain(this.step - 1));
+    canvas.addEventListener("click", (event) => go(this.first + 1 + Math.floor(event.offsetX / this.wide())));
+    canvas.addEventListener("keydown", (event) => {
+      const move = {ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, Home: -1e9, End: 1e9}[event.key];
+      if (!move) return;
+      event.preventDefault();
+      go(this.step + move);
+    });
+  }
+
+  columns() {
+    return Math.max(24, Math.floor(this.canvas.clientWidth / NARROW));
   }
 
   wide() {
-    const count = this.run ? this.run.steps.length : 0;
-    return this.canvas.clientWidth / Math.min(COLUMNS, Math.max(24, count));
+    return this.canvas.clientWidth / Math.min(this.columns(), Math.max(24, this.run?.steps.length ?? 0));
   }
 
   show(run, step) {
-    Object.assign(this, {run, step, first: Math.max(0, Math.min(step, run.steps.length) - COLUMNS)});
-    const {canvas} = this, scale = devicePixelRatio || 1, high = 90;
-    canvas.width = canvas.clientWidth * scale;
-    canvas.height = high * scale;
-    const pen = canvas.getContext("2d"), style = getComputedStyle(canvas), wide = this.wide();
-    pen.scale(scale, scale);
-    const steps = run.steps.slice(this.first, this.first + COLUMNS);
-    const most = Math.max(8, ...steps.map((told) => told.masked)), batch = Math.max(4, ...steps.map((told) => told.batch));
-    const bar = (told, i, amount, color) => {
-      pen.globalAlpha = this.first + i < step ? 1 : 0.35;
-      pen.fillStyle = style.getPropertyValue(color);
-      const tall = (amount / most) * (high - 6);
-      pen.fillRect(i * wide + 0.5, high - tall, Math.max(1, wide - 1.5), tall);
-    };
+    const columns = this.columns(), last = Math.min(run.steps.length, Math.max(step, columns));
+    Object.assign(this, {run, step, first: Math.max(0, last - columns)});
+    const [pen, width] = penOf(this.canvas, HIGH), wide = this.wide(), steps = run.steps.slice(this.first, last);
+    for (const told of steps) Strip.most = Math.max(Strip.most, told.chunk, told.commit.length);
+    const tall = (amount) => (amount / Strip.most) * (HIGH - 14);
+    pen.fillStyle = colors.quiet;
+    pen.font = "11px system-ui, sans-serif";
+    pen.textAlign = "right";
+    pen.fillText(`chunk ${Strip.most}`, width - 2, 10);
+    pen.globalAlpha = 0.35;
+    pen.fillRect(0, HIGH - tall(Strip.most), width, 1);
     steps.forEach((told, i) => {
-      bar(told, i, told.masked, "--tried");
-      bar(told, i, told.commit.length, "--kept");
+      pen.globalAlpha = this.first + i < step ? 1 : 0.3;
+      for (const [amount, color] of [[told.chunk, colors.tried], [told.commit.length, colors.kept]]) {
+        pen.fillStyle = color;
+        pen.fillRect(i * wide + 0.5, HIGH - tall(amount), Math.max(1, wide - 1), tall(amount));
+      }
     });
     pen.globalAlpha = 1;
-    pen.strokeStyle = style.getPropertyValue("--batch");
+    const most = Math.max(4, ...steps.map((told) => told.batch));
+    pen.strokeStyle = colors.batch;
     pen.lineWidth = 2;
     pen.beginPath();
-    steps.forEach((told, i) => pen.lineTo((i + 0.5) * wide, high - 3 - (told.batch / batch) * (high - 10)));
+    steps.forEach((told, i) => pen.lineTo((i + 0.5) * wide, HIGH - 3 - (told.batch / most) * (HIGH - 20)));
     pen.stroke();
     this.explain(step - 1);
   }
@@ -53,9 +88,13 @@ class Strip {
   explain(index) {
     const told = this.run?.steps[index];
     if (!told) return;
-    const reason = REASONS[told.chunk_reason] || told.chunk_reason;
+    const reason = REASONS[told.chunk_reason] || told.chunk_reason, others = told.batch - 1;
     this.why.textContent =
-      `Step ${told.step}: tried ${told.masked} (chunk ${told.chunk}), kept ${told.commit.length}, ` +
-      `${told.batch} decoded together, ${told.step_ms.toFixed(1)} ms. Size: ${told.chunk_reason}, ${reason}.`;
+      `Step ${told.step}: chunk ${told.chunk}, tried ${told.masked}, kept ${told.commit.length}, ` +
+      `${told.step_ms.toFixed(1)} ms, ${others > 0 ? `with ${others} other request${others > 1 ? "s" : ""}` : "alone"}. ` +
+      `Chunk: ${told.chunk_reason}, ${reason}.`;
+    this.canvas.setAttribute("aria-valuemax", this.run.steps.length);
+    this.canvas.setAttribute("aria-valuenow", index + 1);
+    this.canvas.setAttribute("aria-valuetext", this.why.textContent);
   }
 }
