@@ -107,7 +107,8 @@ class Settings(BaseModel):
     json_output: bool = _tgi(False, "log JSON lines")
     no_playground: bool = _ours(False, "do not serve the page /playground/")
     playground_load: bool = _ours(
-        False, "let visitors of /playground/ put up to 64 requests on the server, for two minutes, to see what load does"
+        False,
+        "let visitors of /playground/ put up to 64 requests on the server for two minutes, to see what load does",
     )
     log_db: str | None = _ours(
         None,

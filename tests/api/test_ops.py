@@ -45,6 +45,7 @@ def test_info(scripted):
     assert (info["max_input_tokens"], info["max_total_tokens"]) == (200, 256)
     diffusion = info["diffusion"]
     assert (diffusion["block_length"], diffusion["chunk_max"], diffusion["mask_token_id"]) == (8, 16, 1)
+    assert diffusion["ladder"] == [1, 2, 4, 8, 16]
     assert "watermark" in diffusion["unsupported_parameters"]
 
 

@@ -71,8 +71,21 @@ def test_a_request_from_its_start_to_its_end(scripted, tokenizer):
     assert (decision["chunk"], decision["chunk_reason"], decision["chunk_before"]) == (3, "manual", None)
     load = of(found, "load")[0]
     assert {"running", "waiting", "kv_used", "queued_tokens", "permits"} <= set(load)
+    assert (load["tokens_per_s"], load["step_ms"], load["chunk"]) == (0, None, None)
     kinds = [event["type"] for event in found if event["type"] != "load"]
     assert kinds.index("request_start") < kinds.index("step") < kinds.index("request_end")
+
+
+def test_load_says_what_was_decoded_since_the_last_time(scripted):
+    live = scripted("word " * 300, step_s=0.01, per_step=2, rule={"max_total_tokens": 2048})
+    with listening(live, "?types=load") as found:
+        live.post("/generate", {"inputs": "hi", "parameters": {"max_new_tokens": 200}})
+        wait_for(lambda: found[-1].get("step_ms", 0) is None)
+    busy = [load for load in of(found, "load") if load["steps"]]
+    assert sum(load["steps"] for load in busy) == live.engine.steps
+    for load in busy[1:-1]:
+        assert load["tokens_per_s"] == pytest.approx(2 * load["steps"] / telemetry.LOAD_S, rel=0.3)
+    assert all(load["step_ms"] > 0 and load["chunk"] == 3 for load in busy)
 
 
 def test_filters(scripted):

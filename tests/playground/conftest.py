@@ -1,7 +1,5 @@
-import gc
 import os
 import shutil
-import warnings
 
 import pytest
 
@@ -62,16 +60,3 @@ def demo():
         yield live
         web.wait_for(lambda: live.service.idle and not live.engine.busy)
         live.engine.check()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_litter():
-    """Event loops and sockets that Gradio leaves behind must not be found in the middle of somebody else's test.
-
-    What can be collected is collected here; what is still held is never looked at again.
-    """
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-    gc.freeze()

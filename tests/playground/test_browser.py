@@ -6,11 +6,6 @@ import pytest
 
 from tests.web import spoken, wait_for
 
-# Gradio leaves an event loop to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 
 DONE = ".optimus[data-run=done]"
 ROOM = {"max_total_tokens": 2048}  # For what the page asks by default.

@@ -1,5 +1,6 @@
 """The page without a browser: its mount, its switch, and that building it asks nobody anything."""
 
+import asyncio
 import re
 import socket
 import subprocess
@@ -8,11 +9,8 @@ import sys
 import pytest
 from starlette.applications import Starlette
 
-# Gradio leaves an event loop to the garbage collector.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-]
+
+PLAIN = {"needs_key": False, "chunks": (1, 2), "longest": 256, "load": 0}
 
 
 @pytest.fixture
@@ -24,6 +22,7 @@ def test_the_page_is_there_and_the_api_as_before(with_page):
     page = with_page.get("/playground/")
     assert page.status_code == 200
     assert "Optimus playground" in page.text
+    assert "elastic decoding" in page.text
     assert with_page.get("/playground").headers["location"].endswith("/playground/")
     assert with_page.get("/health").status_code == 200
     assert with_page.get("/nowhere").json()["error_type"] == "not_found"
@@ -50,12 +49,52 @@ def test_building_the_page_resolves_no_name(monkeypatch):
 
     asked = []
     monkeypatch.setattr(socket, "getaddrinfo", lambda host, *rest, **more: asked.append(host) or [])
-    page.mount(Starlette(), needs_key=False)
+    page.mount(Starlette(), **PLAIN)
     assert asked == []
+
+
+def test_building_the_page_leaves_no_event_loop(monkeypatch):
+    from optimus_ui.playground import page
+
+    made, make = [], asyncio.events.new_event_loop
+
+    def noted():
+        made.append(make())
+        return made[-1]
+
+    for module in (asyncio, asyncio.events):
+        monkeypatch.setattr(module, "new_event_loop", noted)
+    page.mount(Starlette(), **PLAIN)
+    assert made
+    assert all(loop.is_closed() for loop in made)
+
+
+def test_the_controls_follow_what_info_says(scripted):
+    live = scripted("hello", no_playground=False, playground_load=True)
+    ladder = live.get("/info").json()["diffusion"]["ladder"]
+    parts = {
+        part["props"].get("elem_id"): part["props"] for part in live.get("/playground/config").json()["components"]
+    }
+    assert [value for _, value in parts["chunk"]["choices"]] == ["auto", *map(str, ladder)]
+    assert parts["length"]["maximum"] == live.get("/info").json()["max_total_tokens"] - 1
+    assert [value for _, value in parts["load"]["choices"]] == ["0", "4", "16", "64"]
+    assert parts["load"]["visible"]
+
+
+def test_without_the_setting_nobody_can_add_load(scripted):
+    live = scripted("hello", no_playground=False)
+    parts = live.get("/playground/config").json()["components"]
+    assert [part["props"]["visible"] for part in parts if part["props"].get("elem_id") == "load"] == [False]
 
 
 def test_no_asset_writes_html_or_names_another_host():
     from optimus_ui.playground import page
 
-    text = page.script() + page.asset("canvas.html") + page.asset("canvas.css") + page.asset("page.css")
+    text = (
+        page.script()
+        + page.asset("canvas.html")
+        + page.asset("talk.html")
+        + page.asset("canvas.css")
+        + page.asset("page.css")
+    )
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\$\{value\}|https?://", text)

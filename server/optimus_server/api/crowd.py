@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from optimus_server.api.body import Body, parse
-from optimus_server.api.exchange import Desk, Exchange, desk_of, read_body
+from optimus_server.api.exchange import Desk, Exchange, read_body
 from optimus_server.api.sse import EventStream, event, guarded
 from optimus_server.errors import InvalidRequest, OptimusError
 from optimus_server.text.ask import Ask
@@ -125,7 +125,7 @@ class Crowd:
         service, settings = self._desk.service, self._desk.settings
         load = service.load()
         if load.free_pages * FREE < load.pages:
-            # Memory is taken by what runs, for longer than it looks: no more begin, and all go if somebody waits for it.
+            # Requests grow into memory after they begin: no more do, and all go if somebody waits for it.
             unheard = sum(exchange is None or not exchange.answer.tokens for exchange in self._running.values())
             return 0 if load.waiting > unheard else self.running
         places = min(settings.max_batch_size, settings.max_concurrent_requests)

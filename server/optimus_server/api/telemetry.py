@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from optimus_server.api.exchange import Desk, desk_of
+from optimus_server.api.ledger import Tally
 from optimus_server.api.sse import EventStream, named_event
 from optimus_server.api.steps import decision_object, row_object
 from optimus_server.engine.telemetry import Decision, StepTrace
@@ -47,25 +48,28 @@ class _Channel:
         self._dropped = 0
         self._filled = asyncio.Event()
         self._last: Decision | None = None
-        self._tally, self._looked = replace(desk.ledger.tally), time.monotonic() - LOAD_S
+        self._tally, self._looked = Tally(), time.monotonic()
 
     async def writes(self) -> AsyncGenerator[bytes, None]:
         """Until the reader leaves or the server drains."""
         desk = self._desk
         yield named_event({"type": "hello", "v": 1, "model": desk.facts.model_id, "types": sorted(self._types)})
+        self._tally = replace(desk.ledger.tally)
         with ExitStack() as held:
             if self._types & {"step", "decision"}:
                 held.enter_context(desk.service.traces.watch(self._step))
             held.enter_context(desk.ledger.bulletin.read(self._told))
-            due = 0.0
+            due = time.monotonic()
             while not desk.service.draining:
-                if "load" in self._types and time.monotonic() >= due:
-                    self._put(self._load())
-                    due = time.monotonic() + LOAD_S
+                if (now := time.monotonic()) >= due:
+                    due = now + LOAD_S
+                    if "load" in self._types:
+                        self._put(self._load())
                 if write := self._take():
                     yield write
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._filled.wait(), LOAD_S)
+                    # Clocks differ: a timer may fire a moment early.
+                    await asyncio.wait_for(self._filled.wait(), due - time.monotonic() + 0.002)
 
     def _put(self, event: dict[str, Any]) -> None:
         self._dropped += len(self._ring) == RING
@@ -120,7 +124,7 @@ class _Channel:
         return {
             "type": "load", "v": 1, "running": load.running, "waiting": load.waiting, "kv_used": round(used, 4),
             "queued_tokens": service.queued_tokens, "permits": service.permits_taken,
-            "tokens_per_s": round(tokens / since, 1),
+            "steps": steps, "tokens_per_s": round(tokens / max(since, LOAD_S / 2), 1),
             "step_ms": round((tally.seconds - last.seconds) / steps * 1e3, 3) if steps else None,
             "chunk": tally.decision.chunk if steps and tally.decision else None,
         }  # fmt: skip

@@ -18,7 +18,7 @@ EXAMPLES = {
     "Turn text into JSON": "Turn this into JSON: Anna is 31 years old and lives in Rome.",
     "Solve a sum": "Mia has 12 apples and buys 30 more. How many apples does she have?",
 }
-"""Label -> prompt. The demo model answers each of them well; the story is hard to predict, so it shows small commits."""
+"""Label -> prompt. The demo model answers each of them well. A story is hard to predict: its steps keep few tokens."""
 
 LOADS = (0, 4, 16, 64)
 SCRIPTS = ("stream", "run", "cells", "strip", "pane", "wire", "server", "chat", "main")
@@ -27,8 +27,8 @@ SCRIPTS = ("stream", "run", "cells", "strip", "pane", "wire", "server", "chat", 
 INTRODUCTION = """\
 # See a diffusion model write
 It does not write word by word: each **step** tries many masked places at once and keeps the tokens it is sure of. \
-How many it tries is the **chunk**. Optimus chooses it anew at every step: large while the server is idle, small when it \
-is busy. That is *elastic decoding*."""
+How many it tries is the **chunk**. Optimus chooses it anew at every step: large while the server is idle, small \
+when it is busy. That is *elastic decoding*."""
 
 
 def mount(app: Starlette, *, needs_key: bool, chunks: Sequence[int], longest: int, load: int) -> None:
@@ -94,7 +94,7 @@ def build(*, needs_key: bool, chunks: Sequence[int], longest: int, load: int) ->
                     max_lines=8,
                     elem_id="prompt",
                     value=next(iter(EXAMPLES.values())),
-                    info="Enter sends it, Shift and Enter begin a new line",
+                    info="Shift and Enter send it",
                 )
                 with gr.Row(elem_id="examples"):
                     chips = [(gr.Button(label, size="sm"), text) for label, text in EXAMPLES.items()]
@@ -112,8 +112,8 @@ def build(*, needs_key: bool, chunks: Sequence[int], longest: int, load: int) ->
                 background = gr.Radio(
                     [str(count) for count in LOADS if count <= load],
                     value="0",
-                    label="Add load: other requests at the same time",
-                    info="Watch the chunk shrink. They end by themselves, and make way for real clients.",
+                    label="Add load: other requests beside yours",
+                    info="Then generate again: the chunk shrinks. They end by themselves and make way for clients.",
                     visible=load > 0,
                     elem_id="load",
                 )
@@ -124,18 +124,19 @@ def build(*, needs_key: bool, chunks: Sequence[int], longest: int, load: int) ->
                     info="chat: the model sees the conversation so far",
                     elem_id="mode",
                 )
-                length = gr.Slider(
-                    1, longest - 1, value=min(384, longest - 1), step=1, label="Max tokens", elem_id="length"
-                )
-                temperature = gr.Slider(
-                    0, 1.5, value=0, step=0.1, label="Temperature", info="0: always the best token", elem_id="heat"
-                )
-                seed = gr.Textbox(
-                    label="Seed",
-                    placeholder="random",
-                    info="the same seed, chunk and load give the same answer",
-                    elem_id="seed",
-                )
+                with gr.Accordion("More settings", open=False, elem_id="more"):
+                    length = gr.Slider(
+                        1, longest - 1, value=min(384, longest - 1), step=1, label="Max tokens", elem_id="length"
+                    )
+                    temperature = gr.Slider(
+                        0, 1.5, value=0, step=0.1, label="Temperature", info="0: always the best token", elem_id="heat"
+                    )
+                    seed = gr.Textbox(
+                        label="Seed",
+                        placeholder="random",
+                        info="the same seed, chunk and load give the same answer",
+                        elem_id="seed",
+                    )
                 key = gr.Textbox(label="API key", type="password", visible=needs_key, elem_id="key")
             with gr.Column(scale=3, min_width=320):
                 gr.HTML(

@@ -9,7 +9,7 @@ class Cells {
 
   // Shows a run after `step` steps, touching only the places that differ from what is on show.
   show(run, step) {
-    if (run !== this.run || run.steps.length < this.step) {
+    if (run !== this.run) {
       this.box.replaceChildren();
       Object.assign(this, {run, cells: [], step: 0, ended: false});
     }

@@ -15,7 +15,8 @@ function refresh() {
 }
 
 function title(run) {
-  return `Chunk ${run.chunk}`;
+  const others = Math.max(0, ...run.steps.map((told) => told.batch - 1));
+  return `Chunk ${run.chunk}${run.ended ? (others ? ` beside up to ${others}` : " alone") : ""}`;
 }
 
 // Runs a prompt; true if it came to its end.
@@ -37,6 +38,9 @@ async function go(prompt, mode, length, temperature, seed, chunk, key) {
     if (mine !== running) return false;
     const run = new Run(body, whole.tokenize_response.length, live.block);
     current.take(run, title(run));
+    if (home.getBoundingClientRect().top > innerHeight / 2) {
+      find(".panes").scrollIntoView({behavior: calm.matches ? "auto" : "smooth"});
+    }
     wire.show(run, Boolean(key));
     await read(await open("v1/chat/completions", body, key, mine.signal), (event, raw) => {
       if (event.error) throw new Error(event.error.message || event.error);
@@ -60,6 +64,7 @@ function finish(state) {
   const {run} = current;
   if (run && !run.ended) {
     run.ended = true;
+    current.part("title").textContent = title(run);
     current.latest();
     current.numbers();
     current.enable();
@@ -115,15 +120,16 @@ function unpin() {
   judge();
 }
 
-// One sentence on two runs, from what the server said of them.
+// Two sentences on two runs, from what the server said of them.
 function judge() {
-  const [before, after] = [pinned?.run, current.run], both = before?.summary && after?.summary && before !== after;
+  const before = pinned?.run, after = current.run, both = before?.summary && after?.summary && before !== after;
   find(".verdict").hidden = !both;
   if (!both) return;
-  const words = (run) => `chunk ${run.chunk} took ${run.summary.steps} steps and ${run.total.toFixed(0)} ms`;
-  const [few, many] = [before.summary.steps, after.summary.steps].sort((a, b) => a - b);
-  const ratio = many === few ? "The same number of steps" : `${(many / Math.max(1, few)).toFixed(1)} times as many steps`;
-  find(".verdict").textContent = `For this answer ${words(before)}; ${words(after)}. ${ratio}.`;
+  const words = (run) =>
+    `${title(run).toLowerCase()}, ${run.usage.completion_tokens} tokens in ${run.summary.steps} steps, ${run.total.toFixed(0)} ms`;
+  const ratio = after.summary.tokens_per_step / before.summary.tokens_per_step;
+  find(".verdict").textContent =
+    `Pinned: ${words(before)}. This run: ${words(after)}. That is ${ratio.toFixed(1)} times as many tokens a step.`;
 }
 
 // All panes from the beginning, by the clock of their runs, `slow` times slower.

@@ -36,7 +36,7 @@ class Run {
       this.places[at] = {text, sure, step: this.steps.length};
       reach = Math.max(reach, at);
     }
-    told.size = Math.max(this.size(this.steps.length - 1), this.border(this.blockOf(reach) + 1));
+    told.reach = Math.max(this.steps.at(-2)?.reach ?? 0, reach, told.frontier);
   }
 
   // The block of place `at`, counted from the one in which the answer begins, and the first place of a block.
@@ -48,9 +48,11 @@ class Run {
     return Math.max(0, (Math.floor(this.prompt / this.block) + block) * this.block - this.prompt);
   }
 
-  // How many places are on show after `step` steps: whole blocks, as far as any has been tried.
+  // How many places are on show after `step` steps: the blocks that were tried, and the next one while there will be one.
   size(step) {
-    return step ? this.steps[step - 1].size : 0;
+    if (this.usage && step === this.steps.length) return this.border(this.blockOf(this.usage.completion_tokens - 1) + 1);
+    const reach = step ? this.steps[step - 1].reach : 0;
+    return Math.max(reach, Math.min(this.border(this.blockOf(reach) + 2), this.body.max_tokens));
   }
 
   frontier(step) {
