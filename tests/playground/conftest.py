@@ -29,15 +29,25 @@ def visit(browser):
     """Opens the playground of a server; at the end, nothing may have left the machine and the console is clean."""
     seen, said, pages = [], [], []
 
-    def opened(url, **options):
-        page = browser.new_page(**options)
+    def opened(url, expected=None, **options):
+        """Motion is reduced, so that no replay starts by itself, unless a test asks for it.
+
+        Args:
+            expected: what errors on the console may hold.
+            options: of the page.
+        """
+        page = browser.new_page(**{"reduced_motion": "reduce"} | options)
         page.on("request", lambda request: seen.append(request.url))
-        page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: heard(message, expected))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(url + "/playground/")
         page.wait_for_selector("#run .cells")
         pages.append((page, url))
         return page
+
+    def heard(message, expected):
+        if message.type == "error" and not (expected and expected in message.text):
+            said.append(message.text)
 
     yield opened
     for page, url in pages:
@@ -54,7 +64,7 @@ def demo():
     from optimus_server.settings import Settings
     from tests import web
 
-    settings = Settings(max_batch_total_tokens=8192, max_batch_size=4)
+    settings = Settings(max_batch_total_tokens=16384, max_batch_size=24, playground_load=True)
     backend = build_backend(settings)
     with web.listening(create_app(settings, backend), backend.engine) as live:
         yield live

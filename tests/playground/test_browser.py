@@ -1,22 +1,46 @@
-"""The page in headless Chromium: masks resolve, Stop stops, text stays text."""
+"""The page in headless Chromium: masks resolve, Stop stops, runs compare, load shrinks the chunk, text stays text."""
 
+import contextlib
+import io
+import json
 import re
+import subprocess
 
 import pytest
 
 from tests.web import spoken, wait_for
 
-
 DONE = ".optimus[data-run=done]"
 ROOM = {"max_total_tokens": 2048}  # For what the page asks by default.
 MARKUP = "<b>x</b><script>alert(1)</script>"
 
-# Notes for each frame how many places are masked, before the run begins.
+# Notes for each change of the canvas how many places are masked, before the run begins.
 WATCH = """() => {
   window.masks = [];
   const cells = document.querySelector("#run .cells");
   const look = () => window.masks.push(cells.querySelectorAll(".masked").length);
   new MutationObserver(look).observe(cells, {childList: true, subtree: true, attributes: true});
+}"""
+
+# Heights of the pale and solid bars of the strip, in pixels, one for each column that has one: what an eye sees.
+BARS = """(strip) => {
+  const pen = strip.getContext("2d"), {width, height} = strip, dots = pen.getImageData(0, 0, width, height).data;
+  const page = getComputedStyle(document.querySelector(".optimus"));
+  const shade = (name) => {
+    pen.save(); pen.fillStyle = page.getPropertyValue(name); const hex = pen.fillStyle; pen.restore();
+    return [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+  };
+  const colors = ["--tried", "--kept"].map(shade), heights = [];
+  for (let x = 0; x < width; x++) {
+    let high = 0;
+    for (let y = 20; y < height; y++) {
+      const at = 4 * (y * width + x);
+      const near = colors.some((color) => color.every((part, i) => Math.abs(part - dots[at + i]) < 3));
+      high += near && dots[at + 3] > 250;
+    }
+    if (high) heights.push(high);
+  }
+  return heights;
 }"""
 
 
@@ -25,44 +49,184 @@ def ask(page, text):
     page.locator("#generate").click()
 
 
+def choose(page, control, value):
+    page.locator(control).get_by_text(value, exact=True).click()
+
+
+def finish(page):
+    page.wait_for_selector(DONE, timeout=60_000)
+
+
+def again(page):
+    """Generate once more and wait for the end of that run, not of the one before."""
+    page.locator("#generate").click()
+    page.wait_for_selector(".optimus[data-run=running]")
+    finish(page)
+
+
+def spelled(page, pane="#run .pane"):
+    """What the boxes before the caret say."""
+    boxes = page.locator(f"{pane} .cells .sent:not(.behind)").all_text_contents()
+    return "".join(boxes).replace("↵", "\n").replace("␣", " ").removesuffix("<|end|>")
+
+
+def prompt_of(live):
+    """What the engine was asked last."""
+    request = live.engine.seen[-1]
+    return request.tokens[: request.prompt_len].tolist()
+
+
 def test_masks_resolve_and_the_run_can_be_scrubbed(demo, visit):
     page = visit(demo.url)
     page.wait_for_function("document.querySelector('#run .state').textContent === 'online'")
     assert "optimus-demo" in page.inner_text("#run .model")
-    assert "running" in page.inner_text("#run .running")
     page.evaluate(WATCH)
     ask(page, "How does diffusion decoding work?")
-    page.wait_for_selector(DONE)
+    finish(page)
     assert "mask" in page.inner_text("#run .text")
     masks = page.evaluate("window.masks")
-    assert max(masks) > 5
+    assert max(masks) > 20
+    assert masks[-1] < max(masks) / 2
     assert page.locator("#run .cells .masked:not(.behind)").count() == 0
+    assert page.locator("#run .block").count() >= 3
+    assert page.get_attribute("#run .block:nth-child(2)", "data-block") == "1"
 
     # What is on show is what was sent: the boxes before the caret spell the text.
-    boxes = page.locator("#run .cells .sent:not(.behind)").all_text_contents()
-    spelt = "".join(boxes).replace("↵", "\n").removesuffix("<|end|>")
-    assert spelt == page.text_content("#run .text")
-    for name in ("ttft", "speed", "rate", "steps", "wasted"):
+    assert spelled(page) == page.text_content("#run .text") == page.text_content("#run .said")
+    for name in ("ttft", "commit", "total", "speed", "rate", "gain", "steps", "wasted"):
         assert re.search(r"\d", page.inner_text(f"[data-number={name}]")), name
 
     steps = int(page.inner_text("[data-number=steps]"))
-    slider = page.locator("#run .step")
+    slider = page.locator("#run input.step")
     assert slider.get_attribute("max") == str(steps)
     slider.focus()
     slider.press("Home")
+    assert page.locator("#run .cells .sent").count() == 0
     slider.press("ArrowRight")
     assert page.inner_text("#run .at") == f"step 1 of {steps}"
-    assert page.locator("#run .cells .masked").count() > 0
-    assert page.inner_text("#run .why").startswith("Step 1: tried ")
+    # The chunk of the step is to be seen: what it tried is either kept or still masked.
+    assert page.locator("#run .cells .tried").count() > 0
+    assert page.locator("#run .cells .tried:not(.masked):not(.now)").count() == 0
+    assert page.locator("#run .cells .caret").count() == 1
+    assert page.inner_text("#run .why").startswith("Step 1: chunk ")
+
+    # The strip goes the same way, by keyboard, and says why.
+    page.locator("#run .strip").focus()
+    page.keyboard.press("End")
+    assert page.inner_text("#run .at") == f"step {steps} of {steps}"
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#run .at") == f"step {steps - 1} of {steps}"
+    assert page.get_attribute("#run .strip", "aria-valuetext").startswith(f"Step {steps - 1}: chunk ")
+
+
+def test_what_is_held_is_not_sent(scripted, tokenizer, visit):
+    """Places kept behind a gap look different from those before it, until the gap closes."""
+    page = visit(scripted("hello", no_playground=False, rule=ROOM).url)
+    steps = [([[2, 9, "c", 0.5]], 0), ([[0, 7, "a", 0.99], [1, 8, "b", 0.99]], 3)]
+    told = [
+        {"diffusion": {"type": "step", "step": i, "t_ms": i, "step_ms": 1, "chunk": 4, "chunk_reason": "hold",
+                       "batch": 1, "masked": 4 - i, "commit": commit, "frontier": frontier}}
+        for i, (commit, frontier) in enumerate(steps, start=1)
+    ]  # fmt: skip
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in told)
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(status=200, body=body))
+    ask(page, "x")
+    finish(page)
+    page.locator("#run input.step").press("ArrowLeft")
+    assert page.locator("#run .cells .held").all_text_contents() == ["c"]
+    assert page.locator("#run .cells .sent").count() == 0
+    assert page.locator("#run .cells .held").evaluate("cell => cell.style.getPropertyValue('--sure')") == "0.5"
+    page.locator("#run input.step").press("ArrowRight")
+    assert page.locator("#run .cells .sent").all_text_contents() == ["a", "b", "c"]
+    assert page.locator("#run .cells .held").count() == 0
 
 
 def test_a_fixed_chunk_is_what_the_steps_show(demo, visit):
     page = visit(demo.url)
-    page.locator("#chunk").get_by_text("4", exact=True).click()
+    choose(page, "#chunk", "4")
     ask(page, "What is a chunk?")
-    page.wait_for_selector(DONE)
-    assert "(chunk 4)" in page.inner_text("#run .why")
+    finish(page)
+    assert "chunk 4," in page.inner_text("#run .why")
     assert "manual" in page.inner_text("#run .why")
+
+
+def test_a_fixed_chunk_and_auto_are_compared_side_by_side(demo, visit):
+    page = visit(demo.url)
+    page.locator("#prompt textarea").fill("How does diffusion decoding work?")
+    page.locator("#compare").click()
+    page.wait_for_selector("#run .verdict:not([hidden])", timeout=60_000)
+    titles = page.locator("#run .pane .title").all_inner_texts()
+    assert titles[0].startswith("Pinned: chunk 1 ")
+    assert titles[1].startswith("Chunk auto ")
+    left, right = (page.locator("#run .panes > article").nth(i).bounding_box() for i in (0, 1))
+    assert left["x"] + left["width"] <= right["x"]
+    assert abs(left["y"] - right["y"]) < 2
+    fixed, auto = (int(text) for text in page.locator("[data-number=steps]").all_inner_texts())
+    assert fixed > 2 * auto
+    assert f"in {fixed} steps" in page.inner_text("#run .verdict")
+    # Both are played by one clock: while one has ended the other is on its way.
+    page.locator("#run .pane:last-child select").select_option("4")
+    page.locator("#run .pane:last-child .play").click()
+    page.wait_for_function(f"document.querySelector('#run .pane:first-child input.step').value < {fixed}")
+    page.wait_for_function(f"document.querySelector('#run .pane:last-child input.step').value === '{auto}'")
+    assert int(page.locator("#run .pane:first-child input.step").input_value()) < fixed
+    page.locator("#run .pane:first-child .play").click()  # Pause
+    stood = page.locator("#run .pane:first-child .at").inner_text()
+    page.wait_for_timeout(200)
+    assert page.locator("#run .pane:first-child .at").inner_text() == stood
+    page.get_by_text("Unpin").click()
+    assert page.locator("#run article").count() == 1
+    assert page.locator("#run .verdict").is_hidden()
+
+
+def test_added_load_shrinks_the_bars_and_leaves_with_the_page(demo, visit):
+    page = visit(demo.url)
+    ask(page, "How does diffusion decoding work?")
+    finish(page)
+    alone = page.locator("#run .strip").evaluate(BARS)
+    choose(page, "#load", "16")
+    page.wait_for_function("document.querySelector('#run .running').textContent >= 16", timeout=30_000)
+    page.wait_for_timeout(2000)  # The controller takes a while to learn the new load.
+    again(page)
+    loaded = page.locator("#run .strip").evaluate(BARS)
+    assert len(alone) > 100 < len(loaded)
+    assert sum(loaded) / len(loaded) < 0.5 * sum(alone) / len(alone)
+    assert "Added load: " in page.inner_text("#run .crowd")
+    assert re.search(r"beside up to 1\d", page.inner_text("#run .title"))
+    page.goto("about:blank")
+    wait_for(lambda: demo.service.permits_taken == 0, 10)
+
+
+def test_load_can_be_taken_back(scripted, visit):
+    live = scripted("word " * 200, step_s=0.01, no_playground=False, playground_load=True, rule=ROOM)
+    page = visit(live.url)
+    choose(page, "#load", "4")
+    wait_for(lambda: len(live.engine.live) == 4)
+    choose(page, "#load", "0")
+    wait_for(lambda: live.service.permits_taken == 0)
+    assert page.inner_text("#run .crowd") == ""
+
+
+def test_a_chat_remembers_and_can_be_forgotten(scripted, tokenizer, visit):
+    script = lambda request: spoken(tokenizer, MARKUP)  # noqa: E731
+    live = scripted(script=script, step_s=0.02, no_playground=False, rule=ROOM)
+    page = visit(live.url)
+    choose(page, "#mode", "chat")
+    ask(page, "first")
+    finish(page)
+    assert page.locator("#prompt textarea").input_value() == ""
+    page.locator("#prompt textarea").fill("second")
+    again(page)
+    seen = tokenizer.decode(prompt_of(live))
+    assert seen == f"first{MARKUP}second"
+    turns = ["first", MARKUP, "second", MARKUP]
+    assert page.locator("#talk .turns p").all_text_contents() == turns
+    assert page.locator("#talk .turns p *").count() == 0
+    page.get_by_text("New chat").click()
+    page.locator("#prompt textarea").fill("third")
+    again(page)
+    seen = tokenizer.decode(prompt_of(live))
+    assert "first" not in seen
 
 
 def test_stop_frees_the_request_and_keeps_the_page_usable(scripted, tokenizer, visit):
@@ -75,15 +239,31 @@ def test_stop_frees_the_request_and_keeps_the_page_usable(scripted, tokenizer, v
     wait_for(lambda: live.service.permits_taken == 0)
     assert live.engine.ended == [] or live.engine.ended[0][1] != "eos_token"
     assert page.inner_text("#run .problem") == ""
+    assert page.locator("#run .pin").is_enabled()
+
+
+def test_a_seed_makes_a_run_repeatable(scripted, tokenizer, visit):
+    live = scripted("hello", no_playground=False, rule=ROOM)
+    page = visit(live.url, expected="422")
+    page.locator("#more button").first.click()
+    page.locator("#seed input, #seed textarea").fill("4711")
+    ask(page, "x")
+    finish(page)
+    assert live.engine.seen[-1].params.seed == 4711
+    page.locator("#seed input, #seed textarea").fill("no number")
+    page.locator("#generate").click()
+    page.wait_for_function("document.querySelector('#run .problem').textContent.includes('seed')")
 
 
 def test_html_stays_text(scripted, tokenizer, visit):
     page = visit(scripted(script=lambda request: spoken(tokenizer, MARKUP), no_playground=False, rule=ROOM).url)
     page.on("dialog", lambda dialog: pytest.fail("markup ran"))
     ask(page, MARKUP)
-    page.wait_for_selector(DONE)
+    finish(page)
+    for drawer in page.locator("#run summary").all():
+        drawer.click()
     assert page.text_content("#run .text") == MARKUP
-    assert page.locator("#run .text *, #run .cells span *").count() == 0
+    assert page.locator("#run :is(.text, .cells span, .said, .drawer pre) *").count() == 0
 
 
 def test_an_error_is_said(scripted, visit):
@@ -91,12 +271,80 @@ def test_an_error_is_said(scripted, visit):
     page = visit(live.url)
     page.route("**/v1/chat/completions", lambda route: route.fulfill(status=200, body='data: {"error": "<b>no"}\n\n'))
     ask(page, "x")
-    page.wait_for_selector(DONE)
+    finish(page)
     assert page.inner_text("#run .problem") == "<b>no"
 
 
-def test_a_narrow_page_does_not_scroll_sideways(scripted, visit):
-    page = visit(scripted("hello", no_playground=False, rule=ROOM).url, viewport={"width": 390, "height": 800})
-    ask(page, "x")
-    page.wait_for_selector(DONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+def test_what_the_drawers_show_works(scripted, visit, monkeypatch):
+    """The commands are run as they stand, for a prompt with all that a shell and Python might trip over."""
+    live = scripted("hello world", no_playground=False, rule=ROOM, api_key="it's secret")
+    page = visit(live.url)
+    page.locator("#key input").fill("it's secret")
+    prompt = 'Don\'t "panic" $HOME `id` \\n {x} \n é🙂'
+    ask(page, prompt)
+    finish(page)
+    monkeypatch.setenv("OPTIMUS_API_KEY", "it's secret")
+    shown = {}
+    for name in ("curl", "python", "events"):
+        page.locator(f"[data-drawer={name}] summary").click()
+        shown[name] = page.text_content(f"[data-drawer={name}] pre")
+        assert "secret" not in shown[name]
+    asked = prompt_of(live)
+
+    done = subprocess.run(["bash", "-c", shown["curl"] + " -sS"], capture_output=True, text=True, check=True)
+    assert prompt_of(live) == asked
+    kinds = [json.loads(line[6:]).get("diffusion", {}).get("type") for line in done.stdout.split("\n") if "{" in line]
+    listed = [json.loads(line[6:]) for line in shown["events"].split("\n") if line.startswith("data: {")]
+    assert [event.get("diffusion", {}).get("type") for event in listed] == kinds
+    assert shown["events"].endswith("data: [DONE]")
+
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(shown["python"], {})
+    assert printed.getvalue() == "hello world"
+    assert prompt_of(live) == asked
+
+
+def test_a_short_run_is_shown_again_slowly(demo, visit):
+    page = visit(demo.url, reduced_motion="no-preference")
+    ask(page, "Who are you?")
+    finish(page)
+    steps = page.get_attribute("#run input.step", "max")
+    page.wait_for_function("document.querySelector('#run .play').textContent.includes('Pause')")
+    assert page.input_value("#run input.step") != steps
+    page.wait_for_function("document.querySelector('#run .play').textContent.includes('Replay')", timeout=20_000)
+    assert page.input_value("#run input.step") == steps
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_any_page_fits_its_window_and_can_be_read(demo, visit, width, dark):
+    scheme = "dark" if dark else "light"
+    page = visit(demo.url, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page.locator("#compare").click()
+    page.wait_for_selector("#run .verdict:not([hidden])", timeout=60_000)
+    for drawer in page.locator("#run summary").all():
+        drawer.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.body.classList.contains('dark')") == dark
+    assert page.locator("#run").evaluate(CONTRAST) >= 4.5
+
+
+# The lowest contrast of a token's text with its box, filled or not.
+CONTRAST = """(run) => {
+  const pen = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+  const light = (color, below) => {
+    pen.fillStyle = below; pen.fillRect(0, 0, 1, 1); pen.fillStyle = color; pen.fillRect(0, 0, 1, 1);
+    const linear = [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3).map((part) => {
+      part /= 255;
+      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const page = getComputedStyle(document.body).backgroundColor;
+  const ratios = [...run.querySelectorAll(".cells .sent:not(.behind)")].map((cell) => {
+    const style = getComputedStyle(cell), fill = style.backgroundImage.match(/oklch\\([^)]*\\)/)?.[0] ?? page;
+    const pair = [light(style.color, page), light(fill, page)].sort((a, b) => b - a);
+    return (pair[0] + 0.05) / (pair[1] + 0.05);
+  });
+  return Math.min(...ratios);
+}"""

@@ -9,7 +9,6 @@ import sys
 import pytest
 from starlette.applications import Starlette
 
-
 PLAIN = {"needs_key": False, "chunks": (1, 2), "longest": 256, "load": 0}
 
 
@@ -91,7 +90,7 @@ def test_no_asset_writes_html_or_names_another_host():
     from optimus_ui.playground import page
 
     text = (
-        page.script()
+        page.script(needs_key=True)
         + page.asset("canvas.html")
         + page.asset("talk.html")
         + page.asset("canvas.css")

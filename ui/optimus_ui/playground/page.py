@@ -137,21 +137,22 @@ def build(*, needs_key: bool, chunks: Sequence[int], longest: int, load: int) ->
                         info="the same seed, chunk and load give the same answer",
                         elem_id="seed",
                     )
-                key = gr.Textbox(label="API key", type="password", visible=needs_key, elem_id="key")
+                # Read by the script: no event of Gradio's carries it.
+                gr.Textbox(label="API key", type="password", visible=needs_key, elem_id="key")
             with gr.Column(scale=3, min_width=320):
                 gr.HTML(
                     html_template=asset("canvas.html"),
                     css_template=asset("canvas.css"),
-                    js_on_load=script(),
+                    js_on_load=script(needs_key=needs_key),
                     elem_id="run",
                     apply_default_css=False,
                 )
-        controls = [prompt, mode, length, temperature, seed, chunk, key]
+        controls = [prompt, mode, length, temperature, seed, chunk]
         for event in (generate.click, prompt.submit):
             event(None, controls, prompt, js=calls("generate"))
         compare.click(None, controls, None, js=calls("compare"))
         stop.click(None, None, None, js=calls("stop"))
-        background.input(None, [background, key], None, js=calls("load"))
+        background.input(None, background, None, js=calls("load"))
         for chip, text in chips:
             chip.click(None, None, prompt, js=f"() => {text!r}").then(None, controls, prompt, js=calls("generate"))
     return page
@@ -162,9 +163,9 @@ def calls(name: str) -> str:
     return f"(...values) => window.optimus.{name}(...values)"
 
 
-def script() -> str:
+def script(*, needs_key: bool) -> str:
     """The component's script: the body of one function, so its files share their names and nothing leaks."""
-    return "\n".join(asset(f"{name}.js") for name in SCRIPTS)
+    return "\n".join([f"const keyed = {str(needs_key).lower()};", *(asset(f"{name}.js") for name in SCRIPTS)])
 
 
 def asset(name: str) -> str:

@@ -4,7 +4,7 @@ const home = find(".optimus"), template = find("template.pane");
 const live = new Server(find(".server")), wire = new Wire(element.querySelectorAll(".drawer"));
 const current = new Pane(template, find(".panes"));
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const SHORT_MS = 2000;
+const SHORT_MS = 2000, PATIENCE_MS = 8000;
 let pinned = null, running = null, due = 0, playing = 0;
 
 function refresh() {
@@ -20,10 +20,9 @@ function title(run) {
 }
 
 // Runs a prompt; true if it came to its end.
-async function go(prompt, mode, length, temperature, seed, chunk, key) {
+async function go(prompt, mode, length, temperature, seed, chunk) {
   halt();
   const mine = (running = new AbortController());
-  live.key = key;
   home.dataset.run = "running";
   for (const name of [".problem", ".said"]) find(name).textContent = "";
   const messages = talk.messages(prompt, mode === "chat");
@@ -34,15 +33,15 @@ async function go(prompt, mode, length, temperature, seed, chunk, key) {
   // What is no number is refused by the server, which says so.
   if (seed) body.seed = /^\d{1,15}$/.test(seed) ? Number(seed) : seed;
   try {
-    const whole = await (await open("chat_tokenize", {messages}, key, mine.signal)).json();
+    const whole = await (await open("chat_tokenize", {messages}, mine.signal)).json();
     if (mine !== running) return false;
     const run = new Run(body, whole.tokenize_response.length, live.block);
     current.take(run, title(run));
     if (home.getBoundingClientRect().top > innerHeight / 2) {
       find(".panes").scrollIntoView({behavior: calm.matches ? "auto" : "smooth"});
     }
-    wire.show(run, Boolean(key));
-    await read(await open("v1/chat/completions", body, key, mine.signal), (event, raw) => {
+    wire.show(run);
+    await read(await open("v1/chat/completions", body, mine.signal), (event, raw) => {
       if (event.error) throw new Error(event.error.message || event.error);
       if (mine !== running) return;
       run.take(event, raw);
@@ -68,7 +67,7 @@ function finish(state) {
     current.latest();
     current.numbers();
     current.enable();
-    wire.show(run, wire.keyed);
+    wire.show(run);
     judge();
   }
   home.dataset.run = state;
@@ -81,11 +80,13 @@ function halt() {
   finish("stopped");
 }
 
-// A demo's answer takes less time than a look: what was short is shown again, slowly.
+// A demo's answer takes less time than a look: what was short is shown again, as slowly as patience allows.
 function again() {
-  if (!calm.matches && current.run?.steps.length > 1 && current.run.total < SHORT_MS) {
-    replay(Number(current.part("pace").value));
-  }
+  const {run} = current, pace = current.part("pace");
+  const longest = Math.max(run?.total ?? 0, pinned?.run.total ?? 0);
+  if (calm.matches || run.steps.length < 2 || longest > SHORT_MS) return;
+  pace.value = [...pace.options].map((option) => option.value).findLast((slow) => slow * longest < PATIENCE_MS) ?? "1";
+  replay(Number(pace.value));
 }
 
 async function generate(...controls) {
@@ -93,13 +94,13 @@ async function generate(...controls) {
 }
 
 // The same prompt twice: with a fixed chunk, the smallest if none is chosen, and with auto.
-async function compare(prompt, mode, length, temperature, seed, chunk, key) {
+async function compare(prompt, mode, length, temperature, seed, chunk) {
   const smallest = document.querySelector("#chunk input:not([value=auto])")?.value ?? "1";
   const rest = [length, temperature, seed];
   unpin();
-  if (!(await go(prompt, "single prompt", ...rest, chunk === "auto" ? smallest : chunk, key))) return;
+  if (!(await go(prompt, "single prompt", ...rest, chunk === "auto" ? smallest : chunk))) return;
   pin();
-  if (await go(prompt, "single prompt", ...rest, "auto", key)) again();
+  if (await go(prompt, "single prompt", ...rest, "auto")) again();
 }
 
 function pin() {
@@ -108,6 +109,7 @@ function pin() {
   pinned.part("pin").onclick = unpin;
   pinned.part("pin").textContent = "Unpin";
   home.classList.add("two");
+  pinned.strip.paper.fit();
   pinned.take(current.run, `Pinned: ${title(current.run).toLowerCase()}`);
   judge();
 }
@@ -154,7 +156,11 @@ function still() {
 
 function dress() {
   colors.read();
-  for (const pane of [pinned, current]) if (pane?.run) pane.paint(Number(pane.slider.value));
+  for (const pane of [pinned, current]) {
+    pane?.strip.paper.fit();
+    if (pane?.run) pane.paint(Number(pane.slider.value));
+  }
+  live.paper.fit();
   live.draw();
 }
 
@@ -173,9 +179,6 @@ window.optimus = {
     return controls[1] === "chat" ? "" : controls[0];
   },
   compare: (...controls) => void compare(...controls),
-  load: (count, key) => {
-    live.key = key;
-    live.add(Number(count));
-  },
+  load: (count) => void live.add(Number(count)),
   stop: halt,
 };

@@ -3,7 +3,8 @@ const SAMPLES = 120, DIAL = 44;
 
 class Server {
   constructor(box) {
-    Object.assign(this, {box, samples: [], watching: null, adding: null, block: 32, key: ""});
+    Object.assign(this, {box, samples: [], watching: null, adding: null, block: 32});
+    this.paper = new Paper(box.querySelector(".dial"), DIAL);
   }
 
   say(name, text) {
@@ -13,16 +14,22 @@ class Server {
   // One stream, closed while nobody looks: browsers open six to a server, and a generation needs one.
   async watch() {
     const mine = (this.watching = new AbortController());
+    let refused = "";
     while (mine === this.watching && element.isConnected) {
-      try {
-        const response = await open("v1/diffusion/events?types=load", null, this.key, mine.signal);
-        this.say("state", "online");
-        await read(response, (event) => event.type === "load" && this.take(event));
-      } catch {
-        // Said below; the next try is the remedy.
+      const key = secret();
+      if (key === refused) {
+        this.say("state", "needs the API key");
+      } else {
+        try {
+          const response = await open("v1/diffusion/events?types=load", null, mine.signal);
+          this.say("state", "online");
+          await read(response, (event) => event.type === "load" && this.take(event));
+        } catch (error) {
+          if (error.status === 401) refused = key;
+        }
+        if (mine !== this.watching) return;
+        this.say("state", "offline");
       }
-      if (mine !== this.watching) return;
-      this.say("state", "offline");
       await new Promise((done) => setTimeout(done, 2000));
     }
   }
@@ -50,7 +57,7 @@ class Server {
   }
 
   draw() {
-    const [pen, wide] = penOf(this.box.querySelector(".dial"), DIAL), {samples} = this;
+    const pen = this.paper.clear(), {wide} = this.paper, {samples} = this;
     const x = (i) => ((SAMPLES - samples.length + i) / SAMPLES) * wide;
     const y = (amount, most) => DIAL - 2 - (amount / most) * (DIAL - 6);
     const chunks = Math.max(16, ...samples.map((told) => told.chunk ?? 0)), most = Math.max(8, ...samples.map((told) => told.running));
@@ -72,7 +79,7 @@ class Server {
     const mine = (this.adding = new AbortController());
     let said = "";
     try {
-      await read(await open("playground/load", {requests: count}, this.key, mine.signal), (told) => {
+      await read(await open("playground/load", {requests: count}, mine.signal), (told) => {
         if (told.error) throw new Error(told.error);
         if (mine !== this.adding) return;
         const kept = told.running < told.wanted ? "; some places are kept for clients" : "";

@@ -1,14 +1,21 @@
 // Server-sent events by fetch: EventSource can neither POST nor send a key.
 const root = new URL("../", location.href);
 
-async function open(path, body, key, signal) {
+// What people typed where the page asks for a key; null if it does not ask. `keyed` is written before the script.
+function secret() {
+  return keyed ? (document.querySelector("#key input")?.value ?? "") : null;
+}
+
+async function open(path, body, signal) {
+  const key = secret();
   const headers = body ? {"content-type": "application/json"} : {};
   if (key) headers.authorization = `Bearer ${key}`;
   const method = body ? "POST" : "GET";
   const response = await fetch(new URL(path, root), {method, headers, body: body && JSON.stringify(body), signal});
   if (!response.ok) {
     const said = await response.json().catch(() => ({}));
-    throw new Error(said.error?.message || said.error || `the server answers ${response.status}`);
+    const error = new Error(said.error?.message || said.error || `the server answers ${response.status}`);
+    throw Object.assign(error, {status: response.status});
   }
   return response;
 }

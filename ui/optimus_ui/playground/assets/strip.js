@@ -10,17 +10,24 @@ const REASONS = {
   idle: "the prompt was still being read",
 };
 
-// Fits a canvas' pixels to its place on the page and returns its pen, cleared, and its width.
-function penOf(canvas, high) {
-  const scale = devicePixelRatio || 1, wide = canvas.clientWidth;
-  if (canvas.width !== Math.round(wide * scale) || canvas.height !== high * scale) {
-    canvas.width = Math.round(wide * scale);
-    canvas.height = high * scale;
+// A canvas as wide as its place on the page. The width is read when it changes: to read it in a frame costs a layout.
+class Paper {
+  constructor(canvas, high) {
+    Object.assign(this, {canvas, high, wide: 0, pen: canvas.getContext("2d")});
   }
-  const pen = canvas.getContext("2d");
-  pen.setTransform(scale, 0, 0, scale, 0, 0);
-  pen.clearRect(0, 0, wide, high);
-  return [pen, wide];
+
+  fit() {
+    const scale = devicePixelRatio || 1;
+    this.wide = this.canvas.clientWidth;
+    this.canvas.width = Math.round(this.wide * scale);
+    this.canvas.height = this.high * scale;
+    this.pen.setTransform(scale, 0, 0, scale, 0, 0);
+  }
+
+  clear() {
+    this.pen.clearRect(0, 0, this.wide, this.high);
+    return this.pen;
+  }
 }
 
 // The page's colors, read once and again when it turns dark or light.
@@ -36,7 +43,7 @@ class Strip {
   static most = 8;
 
   constructor(canvas, why, go) {
-    Object.assign(this, {canvas, why, run: null, first: 0, step: 0});
+    Object.assign(this, {canvas, why, run: null, first: 0, step: 0, paper: new Paper(canvas, HIGH)});
     canvas.addEventListener("pointermove", (event) => this.explain(this.first + Math.floor(event.offsetX / this.wide())));
     canvas.addEventListener("pointerleave", () => this.explain(this.step - 1));
     canvas.addEventListener("click", (event) => go(this.first + 1 + Math.floor(event.offsetX / this.wide())));
@@ -49,17 +56,17 @@ class Strip {
   }
 
   columns() {
-    return Math.max(24, Math.floor(this.canvas.clientWidth / NARROW));
+    return Math.max(24, Math.floor(this.paper.wide / NARROW));
   }
 
   wide() {
-    return this.canvas.clientWidth / Math.min(this.columns(), Math.max(24, this.run?.steps.length ?? 0));
+    return this.paper.wide / Math.min(this.columns(), Math.max(24, this.run?.steps.length ?? 0));
   }
 
   show(run, step) {
     const columns = this.columns(), last = Math.min(run.steps.length, Math.max(step, columns));
     Object.assign(this, {run, step, first: Math.max(0, last - columns)});
-    const [pen, width] = penOf(this.canvas, HIGH), wide = this.wide(), steps = run.steps.slice(this.first, last);
+    const pen = this.paper.clear(), width = this.paper.wide, wide = this.wide(), steps = run.steps.slice(this.first, last);
     for (const told of steps) Strip.most = Math.max(Strip.most, told.chunk, told.commit.length);
     const tall = (amount) => (amount / Strip.most) * (HIGH - 14);
     pen.fillStyle = colors.quiet;

@@ -3,7 +3,7 @@ function shell(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-function curl(body, keyed) {
+function curl(body) {
   return [
     `curl -N ${shell(new URL("v1/chat/completions", root).href)}`,
     `-H 'content-type: application/json'`,
@@ -13,7 +13,7 @@ function curl(body, keyed) {
 }
 
 // A JSON value of numbers, strings, lists and objects reads the same in Python.
-function python(body, keyed) {
+function python(body) {
   const {messages, diffusion, max_tokens: length, temperature, seed} = body;
   return `${keyed ? "import os\n\n" : ""}from openai import OpenAI
 
@@ -42,8 +42,8 @@ class Wire {
     }
   }
 
-  show(run, keyed) {
-    Object.assign(this, {run, keyed});
+  show(run) {
+    this.run = run;
     for (const drawer of this.drawers) this.fill(drawer);
   }
 
@@ -57,8 +57,8 @@ class Wire {
     }
     const {body, events, kept} = this.run;
     text.textContent = {
-      curl: () => curl(body, this.keyed),
-      python: () => python(body, this.keyed),
+      curl: () => curl(body),
+      python: () => python(body),
       events: () => events.join("\n\n") + (kept > KEPT_EVENTS ? "\n\n(and more)" : ""),
     }[drawer.dataset.drawer]();
   }
