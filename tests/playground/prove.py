@@ -91,10 +91,7 @@ def main() -> int:
     print(f"{PLACES} places, {len(script)} steps, {(len(script) - first - 1) / took:.0f} steps/s")
     print(f"playback {played:.2f} s, real time {took:.2f} s: {late:.3f} times as long (limit {LATE})")
     parts = ", ".join(f"{name.removesuffix('Duration').lower()} {value:.2f} s" for name, value in busy.items())
-    print(
-        f"main thread {share:.0%} at {FRAMES} frames/s (limit {BUSY:.0%}), {cpu / wall:.0%} at the {rate:.0f} there were"
-    )
-    print(f"  {parts}")
+    print(f"main thread {share:.0%} at {FRAMES} frames/s (limit {BUSY:.0%}), {cpu / wall:.0%} at {rate:.0f}: {parts}")
     return int(late > LATE or share > BUSY)
 
 

@@ -25,7 +25,7 @@ SCRIPTS = ("stream", "run", "cells", "strip", "pane", "wire", "server", "chat", 
 """In the order of their dependencies: together they are the body of one function."""
 
 INTRODUCTION = """\
-# See a diffusion model write
+# Optimus: see a diffusion model write
 It does not write word by word: each **step** tries many masked places at once and keeps the tokens it is sure of. \
 How many it tries is the **chunk**. Optimus chooses it anew at every step: large while the server is idle, small \
 when it is busy. That is *elastic decoding*."""
@@ -120,7 +120,7 @@ def build(*, needs_key: bool, chunks: Sequence[int], longest: int, load: int) ->
                 mode = gr.Radio(
                     ["single prompt", "chat"],
                     value="single prompt",
-                    label="Memory",
+                    label="Conversation",
                     info="chat: the model sees the conversation so far",
                     elem_id="mode",
                 )

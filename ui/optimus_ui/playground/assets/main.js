@@ -16,7 +16,7 @@ function refresh() {
 
 function title(run) {
   const others = Math.max(0, ...run.steps.map((told) => told.batch - 1));
-  return `Chunk ${run.chunk}${run.ended ? (others ? ` beside up to ${others}` : " alone") : ""}`;
+  return `Chunk ${run.chunk}${run.ended ? (others ? `, beside up to ${others}` : ", alone") : ""}`;
 }
 
 // Runs a prompt; true if it came to its end.
@@ -122,16 +122,15 @@ function unpin() {
   judge();
 }
 
-// Two sentences on two runs, from what the server said of them.
+// Both runs in a sentence each, in the server's own figures.
 function judge() {
   const before = pinned?.run, after = current.run, both = before?.summary && after?.summary && before !== after;
   find(".verdict").hidden = !both;
   if (!both) return;
   const words = (run) =>
-    `${title(run).toLowerCase()}, ${run.usage.completion_tokens} tokens in ${run.summary.steps} steps, ${run.total.toFixed(0)} ms`;
-  const ratio = after.summary.tokens_per_step / before.summary.tokens_per_step;
-  find(".verdict").textContent =
-    `Pinned: ${words(before)}. This run: ${words(after)}. That is ${ratio.toFixed(1)} times as many tokens a step.`;
+    `${title(run).toLowerCase()}: ${run.usage.completion_tokens} tokens in ${run.summary.steps} steps, ` +
+    `${run.summary.tokens_per_step.toFixed(1)} a step, ${run.total.toFixed(0)} ms`;
+  find(".verdict").textContent = `Pinned: ${words(before)}. This run: ${words(after)}.`;
 }
 
 // All panes from the beginning, by the clock of their runs, `slow` times slower.
