@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from optimus_server.api import crowd
 from tests.web import spoken, wait_for
 
 DONE = ".optimus[data-run=done]"
@@ -207,6 +208,16 @@ def test_load_can_be_taken_back(scripted, visit):
     choose(page, "#load", "0")
     wait_for(lambda: live.service.permits_taken == 0)
     assert page.inner_text("#run .crowd") == ""
+
+
+def test_load_whose_time_is_over_says_so(scripted, visit, monkeypatch):
+    monkeypatch.setattr(crowd, "LASTS_S", 0.5)
+    live = scripted("word " * 200, step_s=0.01, no_playground=False, playground_load=True, rule=ROOM)
+    page = visit(live.url)
+    choose(page, "#load", "4")
+    page.wait_for_function("document.querySelector('#run .crowd').textContent.includes('has ended')")
+    assert page.locator("#load input[value='0']").is_checked()
+    assert live.service.permits_taken == 0
 
 
 def test_a_chat_remembers_and_can_be_forgotten(scripted, tokenizer, visit):

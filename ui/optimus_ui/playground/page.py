@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 EXAMPLES = {
-    "Explain diffusion decoding": "How does diffusion decoding work?",
+    "Explain diffusion": "How does diffusion decoding work?",
     "Tell a long story": "Write a long story about a fox.",
     "Turn text into JSON": "Turn this into JSON: Anna is 31 years old and lives in Rome.",
     "Solve a sum": "Mia has 12 apples and buys 30 more. How many apples does she have?",

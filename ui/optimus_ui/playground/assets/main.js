@@ -68,6 +68,8 @@ function finish(state) {
     current.numbers();
     current.enable();
     wire.show(run);
+    // The scale of all strips may have grown.
+    if (pinned) pinned.paint(Number(pinned.slider.value));
     judge();
   }
   home.dataset.run = state;

@@ -41,6 +41,7 @@ const colors = {
 class Strip {
   // All strips have one scale, so that runs can be compared.
   static most = 8;
+  static crowd = 4;
 
   constructor(canvas, why, go) {
     Object.assign(this, {canvas, why, run: null, first: 0, step: 0, paper: new Paper(canvas, HIGH)});
@@ -67,12 +68,17 @@ class Strip {
     const columns = this.columns(), last = Math.min(run.steps.length, Math.max(step, columns));
     Object.assign(this, {run, step, first: Math.max(0, last - columns)});
     const pen = this.paper.clear(), width = this.paper.wide, wide = this.wide(), steps = run.steps.slice(this.first, last);
-    for (const told of steps) Strip.most = Math.max(Strip.most, told.chunk, told.commit.length);
+    for (const told of steps) {
+      Strip.most = Math.max(Strip.most, told.chunk, told.commit.length);
+      Strip.crowd = Math.max(Strip.crowd, told.batch);
+    }
     const tall = (amount) => (amount / Strip.most) * (HIGH - 14);
     pen.fillStyle = colors.quiet;
     pen.font = "11px system-ui, sans-serif";
+    pen.fillText(`chunk ${Strip.most}`, 0, 10);
     pen.textAlign = "right";
-    pen.fillText(`chunk ${Strip.most}`, width - 2, 10);
+    pen.fillText(`${Strip.crowd} requests`, width, 10);
+    pen.textAlign = "left";
     pen.globalAlpha = 0.35;
     pen.fillRect(0, HIGH - tall(Strip.most), width, 1);
     steps.forEach((told, i) => {
@@ -83,11 +89,10 @@ class Strip {
       }
     });
     pen.globalAlpha = 1;
-    const most = Math.max(4, ...steps.map((told) => told.batch));
     pen.strokeStyle = colors.batch;
     pen.lineWidth = 2;
     pen.beginPath();
-    steps.forEach((told, i) => pen.lineTo((i + 0.5) * wide, HIGH - 3 - (told.batch / most) * (HIGH - 20)));
+    steps.forEach((told, i) => pen.lineTo((i + 0.5) * wide, HIGH - 3 - (told.batch / Strip.crowd) * (HIGH - 18)));
     pen.stroke();
     this.explain(step - 1);
   }
