@@ -2,7 +2,7 @@
 
 They last as long as the stream that asked for them, and no longer than LASTS_S. They are guests: one place in four, in
 the batch and among the permits, stays free whoever runs, so they leave one by one as clients come, and all at once when
-a client waits for memory.
+a client waits for memory. Metrics count them, since they cost what others cost; the request log does not list them.
 """
 
 import asyncio
