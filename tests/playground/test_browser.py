@@ -235,6 +235,12 @@ def test_a_chat_remembers_and_can_be_forgotten(scripted, tokenizer, visit):
     turns = ["first", MARKUP, "second", MARKUP]
     assert page.locator("#talk .turns p").all_text_contents() == turns
     assert page.locator("#talk .turns p *").count() == 0
+    # A comparison asks in the same conversation, and leaves it as it was.
+    page.locator("#prompt textarea").fill("third")
+    page.locator("#compare").click()
+    page.wait_for_selector("#run .verdict:not([hidden])")
+    assert tokenizer.decode(prompt_of(live)) == "".join([*turns, "third"])
+    assert page.locator("#talk .turns p").all_text_contents() == turns
     page.get_by_text("New chat").click()
     page.locator("#prompt textarea").fill("third")
     again(page)

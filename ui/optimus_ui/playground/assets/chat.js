@@ -12,7 +12,7 @@ const talk = {
     return [...this.turns, {role: "user", content: prompt}];
   },
 
-  // A turn is over; an answer that was stopped counts as far as it came.
+  // A turn is over.
   add(messages, answer) {
     this.turns = [...messages, {role: "assistant", content: answer}];
     this.show();

@@ -19,13 +19,12 @@ function title(run) {
   return `Chunk ${run.chunk}${run.ended ? (others ? `, beside up to ${others}` : ", alone") : ""}`;
 }
 
-// Runs a prompt; true if it came to its end.
-async function go(prompt, mode, length, temperature, seed, chunk) {
+// Runs a conversation to its next answer; true if that came to its end.
+async function go(messages, length, temperature, seed, chunk) {
   halt();
   const mine = (running = new AbortController());
   home.dataset.run = "running";
   for (const name of [".problem", ".said"]) find(name).textContent = "";
-  const messages = talk.messages(prompt, mode === "chat");
   const body = {
     messages, temperature, max_tokens: length, stream: true, stream_options: {include_usage: true},
     diffusion: {events: "steps", chunk: chunk === "auto" ? chunk : Number(chunk)},
@@ -49,13 +48,15 @@ async function go(prompt, mode, length, temperature, seed, chunk) {
     });
     if (mine !== running) return false;
     find(".said").textContent = run.text;
-    if (mode === "chat") talk.add(messages, run.text);
+    finish("done");
+    return true;
   } catch (error) {
-    if (mine !== running || error.name === "AbortError") return false;
-    find(".problem").textContent = error.message;
+    if (mine === running && error.name !== "AbortError") {
+      find(".problem").textContent = error.message;
+      finish("done");
+    }
+    return false;
   }
-  finish("done");
-  return true;
 }
 
 function finish(state) {
@@ -91,18 +92,21 @@ function again() {
   replay(Number(pace.value));
 }
 
-async function generate(...controls) {
-  if (await go(...controls)) again();
+async function generate(prompt, mode, ...rest) {
+  const messages = talk.messages(prompt, mode === "chat"), ended = await go(messages, ...rest), {run} = current;
+  // An answer that was stopped counts as far as it came.
+  if (mode === "chat" && run?.body.messages === messages && run.text) talk.add(messages, run.text);
+  if (ended) again();
 }
 
 // The same prompt twice: with a fixed chunk, the smallest if none is chosen, and with auto.
 async function compare(prompt, mode, length, temperature, seed, chunk) {
   const smallest = document.querySelector("#chunk input:not([value=auto])")?.value ?? "1";
-  const rest = [length, temperature, seed];
+  const asked = [talk.messages(prompt, mode === "chat"), length, temperature, seed];
   unpin();
-  if (!(await go(prompt, "single prompt", ...rest, chunk === "auto" ? smallest : chunk))) return;
+  if (!(await go(...asked, chunk === "auto" ? smallest : chunk))) return;
   pin();
-  if (await go(prompt, "single prompt", ...rest, "auto")) again();
+  if (await go(...asked, "auto")) again();
 }
 
 function pin() {
