@@ -58,14 +58,22 @@ def visit(browser):
 
 @pytest.fixture(scope="session")
 def demo():
-    """The demo model, with the page."""
+    """The demo model, with the page. All is real but what the controller knows of step times.
+
+    It takes them for those of a device that computes 32 positions in the time of one, and then each for the same: what
+    it would measure here depends on what other programs do meanwhile.
+    """
     from optimus_server.app import create_app
     from optimus_server.backend import build_backend
+    from optimus_server.engine.elastic.latency import LatencyModel, Profile
     from optimus_server.settings import Settings
     from tests import web
 
-    settings = Settings(max_batch_total_tokens=16384, max_batch_size=24, playground_load=True)
+    settings = Settings(max_batch_total_tokens=16384, max_batch_size=24, playground_load=True, no_profile=True)
     backend = build_backend(settings)
+    known = LatencyModel(Profile((1, 32, 2048), (1.0, 1.0, 64.0), 0.0))
+    known.observe = lambda *step: None
+    backend.engine.controller.latency = known
     with web.listening(create_app(settings, backend), backend.engine) as live:
         yield live
         web.wait_for(lambda: live.service.idle and not live.engine.busy)
