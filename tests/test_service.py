@@ -183,10 +183,10 @@ def test_an_idle_engine_sleeps():
     steps = 0
     step = engine.step
 
-    def counted():
+    def counted(meanwhile):
         nonlocal steps
         steps += 1
-        return step()
+        return step(meanwhile)
 
     engine.step = counted
 
