@@ -93,6 +93,11 @@ def test_what_is_refused_is_named(line, parts):
     assert all(part in caught.value.message for part in parts)
 
 
+def test_a_refused_secret_is_not_repeated():
+    with pytest.raises(SettingsError, match=r"^--admin-token .*at least 8 characters.*Given: a secret$"):
+        from_line("--admin-token", "tooshrt")
+
+
 def test_a_bad_variable_is_named_as_such():
     with pytest.raises(SettingsError, match=r"^MAX_BATCH_SIZE must be .*Given: many"):
         from_line(environ={"MAX_BATCH_SIZE": "many"})

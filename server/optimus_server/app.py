@@ -186,8 +186,7 @@ def instance(settings: Settings, backend: Backend) -> InstanceRecord:
         block_size=backend.prompter.rules.block_size,
         logit_shift=backend.shift,
         device=backend.facts.device,
-        # A database's URL may hold a password.
-        settings=settings.model_dump(exclude_defaults=True, exclude={"api_key", "admin_token", "log_db"}),
+        settings=settings.shown(exclude_defaults=True),
     )
 
 

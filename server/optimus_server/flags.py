@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from optimus_server.errors import SettingsError
-from optimus_server.settings import Settings, is_address
+from optimus_server.settings import SECRETS, Settings, is_address
 
 _IGNORED_VALUES = """
     revision validation-workers num-shard sharded quantize speculate kv-cache-dtype
@@ -90,7 +90,8 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> t
             raise SettingsError(first["msg"].removeprefix("Value error, ")) from None
         name = str(first["loc"][0])
         problem = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        raise SettingsError(f"{sources[name]} must be {problem}. Given: {values[name]}", param=name) from None
+        given = "a secret" if name in SECRETS else values[name]
+        raise SettingsError(f"{sources[name]} must be {problem}. Given: {given}", param=name) from None
 
 
 def markdown_table() -> str:

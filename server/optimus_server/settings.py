@@ -18,13 +18,18 @@ MAX_CONTEXT = 1 << 20
 LOG_TEXT = re.compile(r"none|hash|full|truncate:([1-9][0-9]{0,6})")
 
 
-def _tgi(default: Any, text: str, *, short: str | None = None, alias: str | None = None, **bounds: Any) -> Any:
-    extra: dict[str, JsonValue] = {"tgi": True, "short": short, "alias": alias}
-    return Field(default, description=text, json_schema_extra=extra, **bounds)
+def _tgi(default: Any, text: str, *, short: str | None = None, alias: str | None = None, **options: Any) -> Any:
+    return _declared(default, text, {"tgi": True, "short": short, "alias": alias}, **options)
 
 
-def _ours(default: Any, text: str, **bounds: Any) -> Any:
-    return Field(default, description=text, json_schema_extra={"tgi": False}, **bounds)
+def _ours(default: Any, text: str, **options: Any) -> Any:
+    return _declared(default, text, {"tgi": False}, **options)
+
+
+def _declared(default: Any, text: str, extra: dict[str, JsonValue], *, secret: bool = False, **bounds: Any) -> Any:
+    """Args: secret: used and never shown, see ``Settings.shown``."""
+    extra["secret"] = secret
+    return Field(default, description=text, json_schema_extra=extra, repr=not secret, **bounds)
 
 
 class Settings(BaseModel):
@@ -96,9 +101,14 @@ class Settings(BaseModel):
     page_size: int = _ours(32, "tokens a KV page holds", ge=1, le=4096)
     no_prefix_cache: bool = _ours(False, "do not share KV between requests that begin alike")
     payload_limit: int = _tgi(2_000_000, "bytes a request body may have; more is a 413", ge=1)
-    api_key: str | None = _tgi(None, "key that requests must send as `Authorization: Bearer KEY`", min_length=1)
+    api_key: str | None = _tgi(
+        None, "key that requests must send as `Authorization: Bearer KEY`", min_length=1, secret=True
+    )
     admin_token: str | None = _ours(
-        None, "what opens /admin; without it the page exists only where `hostname` is this machine itself", min_length=8
+        None,
+        "what opens /admin; without it the page exists only where `hostname` is this machine itself",
+        min_length=8,
+        secret=True,
     )
     cors_allow_origin: str | None = _tgi(None, "origins browsers may call from, comma separated; default: any")
     graceful_termination_timeout: int = _tgi(
@@ -110,10 +120,12 @@ class Settings(BaseModel):
         False,
         "let visitors of /playground/ put up to 64 requests on the server for two minutes, to see what load does",
     )
+    # A database's URL may hold a password.
     log_db: str | None = _ours(
         None,
         "request log: a file, a postgresql:// URL, or off; default: log.db in ~/.local/state/optimus",
         min_length=1,
+        secret=True,
     )
     log_text: str = _ours("hash", "what the log keeps of prompts and answers: none, hash, truncate:N or full")
     log_retention_days: int = _ours(30, "days after which the log forgets a request", ge=1, le=36_500)
@@ -152,6 +164,11 @@ class Settings(BaseModel):
             )
         return self
 
+    def shown(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Settings by name, for pages and logs; of a secret only whether it is ``set``."""
+        values = self.model_dump(exclude_defaults=exclude_defaults)
+        return {name: "set" if value and name in SECRETS else value for name, value in values.items()}
+
     @property
     def local(self) -> bool:
         """Only this machine can reach the server."""
@@ -167,6 +184,13 @@ class Settings(BaseModel):
     def log_place(self) -> str | None:
         """Path or URL of the request log; None if there is to be none."""
         return None if self.log_db == "off" else self.log_db or str(state_directory() / "log.db")
+
+
+SECRETS = frozenset(
+    name
+    for name, field in Settings.model_fields.items()
+    if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("secret")
+)
 
 
 def state_directory(environ: Mapping[str, str] = os.environ) -> Path:

@@ -42,8 +42,6 @@ ASSETS = {
 UNSENT = 16
 """Ticks that wait for a slow page; of more the oldest are lost."""
 WRONG_TOKEN_S = 0.5
-SECRETS = frozenset({"api_key", "admin_token", "log_db"})
-"""Settings that no page shows: a database's URL may hold a password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ async def page(request: Request) -> Response:
         now=board.now(), decisions=list(board.tail)[::-1][:30], audit=list(board.audit)[::-1], reasons=REASONS,
         cells=board.cells(), proof=office.access.proof(cookie), login=office.access.needs_login,
         limit=desk.settings.max_batch_size, largest=_largest_chunk(desk),
-        facts=desk.facts, version=__version__, settings=_launched(desk),
+        facts=desk.facts, version=__version__, settings=desk.settings.shown(),
     )  # fmt: skip
     return office.access.keep(request, response, cookie)
 
@@ -228,12 +226,6 @@ def _turn(request: Request, office: Office, action: str, detail: str, **changes:
 
 def _largest_chunk(desk: Desk) -> int:
     return 2 * desk.prompter.rules.block_size
-
-
-def _launched(desk: Desk) -> dict[str, Any]:
-    """Settings as launched; of secrets whether there is one."""
-    values = desk.settings.model_dump()
-    return {name: "set" if name in SECRETS and value else value for name, value in values.items()}
 
 
 def _to(path: str) -> Response:
