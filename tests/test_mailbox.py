@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from optimus_server.engine.request import Committed, Finished, Usage
 from optimus_server.errors import ShuttingDown
 from optimus_server.mailbox import Mailbox
@@ -38,3 +40,16 @@ def test_nothing_comes_after_the_end():
         return await box.take()
 
     assert asyncio.run(main()) == [END]
+
+
+def test_an_error_comes_after_what_was_there():
+    async def main():
+        box = Mailbox()
+        box.put(ONE)
+        box.put(ShuttingDown())
+        assert await box.take() == [ONE]
+        assert not box.emptied
+        with pytest.raises(ShuttingDown):
+            await box.take()
+
+    asyncio.run(main())

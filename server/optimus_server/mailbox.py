@@ -16,24 +16,52 @@ class Traced:
     row: RowTrace
 
 
+_MORE = (Committed, Traced)
+"""After any other event there is none."""
+
+
 class Mailbox:
-    """Events of one request that its reader has not taken yet; touched by the event loop only."""
+    """Events of one request that its reader has not taken yet; touched by the event loop only.
+
+    Attributes:
+        over: the last event is here, or what is there instead of one: an error.
+    """
 
     def __init__(self) -> None:
-        self._events: list[Event | Traced | OptimusError] = []
-        self._filled = asyncio.Event()
+        self._events: list[Event | Traced] = []
+        self._error: OptimusError | None = None
+        # A future, since an asyncio.Event would cost as much as all the rest here.
+        self._filled: asyncio.Future[None] | None = None
         self.over = False
 
     def put(self, event: Event | Traced | OptimusError) -> None:
-        """Add an event; the first that is neither ``Committed`` nor ``Traced`` is the last, so an end stands."""
+        """Add an event, unless all is over already, so that an end stands."""
         if self.over:
             return
-        self.over = not isinstance(event, Committed | Traced)
-        self._events.append(event)
-        self._filled.set()
+        if isinstance(event, OptimusError):
+            self._error = event
+        else:
+            self._events.append(event)
+        self.over = not isinstance(event, _MORE)
+        if self._filled and not self._filled.done():
+            self._filled.set_result(None)
 
-    async def take(self) -> list[Event | Traced | OptimusError]:
-        await self._filled.wait()
-        self._filled.clear()
+    @property
+    def emptied(self) -> bool:
+        """All has been taken, and there will be no more."""
+        return self.over and not self._events and not self._error
+
+    async def take(self) -> list[Event | Traced]:
+        """All events that are there, in order, once there is one; the error only after them.
+
+        Raises:
+            OptimusError: the reader gets no more events, and not the last one.
+        """
+        if not self._events and not self.over:
+            self._filled = asyncio.get_running_loop().create_future()
+            await self._filled
+            self._filled = None
+        if self._error and not self._events:
+            raise self._error
         events, self._events = self._events, []
         return events

@@ -194,14 +194,8 @@ class Service:
                 if prompt.traced:
                     hear = self.traces.follow(request_id, lambda step, row: mailbox.put(Traced(step, row)))
                     followed.enter_context(hear)
-                over = False
-                while not over:
-                    events = await mailbox.take()
-                    over = not isinstance(events[-1], Committed | Traced)
-                    if told := [event for event in events if not isinstance(event, OptimusError)]:
-                        yield told
-                    if isinstance(events[-1], OptimusError):
-                        raise events[-1]
+                while not mailbox.emptied:
+                    yield await mailbox.take()
         finally:
             if timer:
                 timer.cancel()

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 
@@ -230,8 +230,10 @@ class Exchange:
             "x-tokens-per-step": f"{generated / max(1, usage.steps):.3f}",
         }
 
-    def _untraced(self, events: Sequence[Event | Traced]) -> list[Event]:
+    def _untraced(self, events: Sequence[Event | Traced]) -> Sequence[Event]:
         """The events without the traces among them, which go to ``steps_told``."""
+        if not self.prompt.traced:
+            return cast("Sequence[Event]", events)
         prompter = self.desk.prompter
         self._steps += [
             step_object(

@@ -11,24 +11,23 @@ Where this departs from the SSE standard's advice or from sse-starlette's defaul
 5. sse-starlette would cut streams off a second after SIGTERM; the server drains by itself instead.
 """
 
-import json
+import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, aclosing
 from typing import Any
 
-from sse_starlette.sse import AppStatus, EventSourceResponse, SendTimeoutError
-from starlette.types import Receive, Scope, Send
+import anyio
+from pydantic_core import to_json
+from sse_starlette.sse import AppStatus, EventSourceResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from optimus_server.errors import GenerationFailed, OptimusError
 
 AppStatus.disable_automatic_graceful_drain()  # type: ignore[no-untyped-call]
 
 logger = logging.getLogger(__name__)
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-"""In ASCII: clients split lines at U+2028 and U+0085, too (huggingface_hub through httpx). Made once for all, since
-``json.dumps`` would make an encoder for every token."""
 
 DONE = b"data: [DONE]\n\n"
 PING_S = 15
@@ -37,7 +36,8 @@ SEND_TIMEOUT_S = 30.0
 
 
 def event(payload: Mapping[str, Any]) -> bytes:
-    return b"data: " + _to_json(payload).encode() + b"\n\n"
+    """In ASCII: clients split lines at U+2028 and U+0085, too (huggingface_hub through httpx)."""
+    return b"data: " + to_json(payload, ensure_ascii=True) + b"\n\n"
 
 
 def named_event(payload: Mapping[str, Any]) -> bytes:
@@ -66,17 +66,36 @@ class EventStream(EventSourceResponse):
     ) -> None:
         self._writes = writes
         self._held = held
-        super().__init__(writes, headers=headers, sep="\n", ping=PING_S, send_timeout=SEND_TIMEOUT_S)
+        self._waiting_since: float | None = None
+        self._next_look: asyncio.TimerHandle
+        super().__init__(writes, headers=headers, sep="\n", ping=PING_S)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
             try:
-                await super().__call__(scope, receive, send)
-            except SendTimeoutError:
-                logger.info("A reader took nothing for %.0f s and was dropped", SEND_TIMEOUT_S)
-                await _break_off(scope, receive)
+                with anyio.CancelScope() as patience:
+                    self._look(patience)
+                    await super().__call__(scope, receive, send)
+                if patience.cancelled_caught:
+                    logger.info("A reader took nothing for %.0f s and was dropped", SEND_TIMEOUT_S)
+                    await _break_off(scope, receive)
             finally:
+                self._next_look.cancel()
                 await self._writes.aclose()
+
+    async def _send_with_timeout(self, send: Send, message: Message) -> None:
+        """In place of the library's, whose timer for each write costs 6 us, a third of a token's way to its client."""
+        self._waiting_since = self._waiting_since or time.monotonic()
+        await send(message)
+        self._waiting_since = None
+
+    def _look(self, patience: anyio.CancelScope) -> None:
+        """End it if a write has waited for ``SEND_TIMEOUT_S``; otherwise look again when one may have."""
+        left = SEND_TIMEOUT_S - (time.monotonic() - self._waiting_since if self._waiting_since else 0.0)
+        if left > 0:
+            self._next_look = asyncio.get_running_loop().call_later(left, self._look, patience)
+        else:
+            patience.cancel()
 
 
 async def _break_off(scope: Scope, receive: Receive) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from optimus_server.engine.request import Committed, Event, Failed, Finished, FinishReason, Top, Usage
 from optimus_server.errors import GenerationFailed
@@ -11,9 +11,8 @@ from optimus_server.text.prompt import Prompt
 from optimus_server.text.tokenizer import Tokenizer
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token of the answer.
+class Token(NamedTuple):
+    """One token of the answer. (A tuple, since one is made for every token of every stream.)
 
     Attributes:
         text: what this token adds to the text: empty for special tokens and while a character or a possible
@@ -79,7 +78,7 @@ class Answer:
             rest = self._stop.push(self._detokenizer.flush()) + self._stop.flush()
             if rest:
                 before = min(before, len(self.tokens) - 1)
-                self.tokens[-1] = replace(self.tokens[-1], text=self.tokens[-1].text + rest)
+                self.tokens[-1] = self.tokens[-1]._replace(text=self.tokens[-1].text + rest)
         return self.tokens[before:]
 
     def _add(self, token_id: int, logprob: float, top: Top) -> None:
