@@ -70,7 +70,7 @@ def scene():
 
 
 def test_a_request_gets_its_own_steps(scene):
-    scene.journal.expect("a")
+    scene.journal.expect("a", START)
     scene.clock.now += 0.5
     scene.step(row("a"), row("b"))
     scene.step(row("b"))
@@ -93,7 +93,7 @@ def test_steps_of_requests_that_nobody_expects_are_not_kept(scene):
 
 
 def test_an_ended_request_is_forgotten(scene):
-    scene.journal.expect("a")
+    scene.journal.expect("a", START)
     scene.journal.end("a", record())
     scene.step(row("a"))
     scene.journal.drain()

@@ -7,10 +7,12 @@ event finds all its steps in the subscription. Everything here runs on the event
 import asyncio
 import statistics
 import time
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from struct import Struct
 
-from optimus_server.engine.telemetry import Feed, RowTrace, StepTrace
+from optimus_server.engine.telemetry import REASONS, Feed, RowTrace, StepTrace
 from optimus_server.inbox import LoadLike
 from optimus_server.store.recorder import Recorder
 from optimus_server.store.records import DecisionRecord, LoadRecord, RequestRecord, StepRecord
@@ -40,23 +42,26 @@ class Journal:
         self._load = load
         self._clock = clock
         self._traces = feed.subscribe(UNREAD_STEPS)
-        self._steps: dict[str, list[tuple[StepTrace, RowTrace]]] = {}
+        self._steps: dict[str, _Steps] = {}
         self._missed = 0
         self._chunk = 0
-        self._since_sample: list[StepTrace] = []
+        self._sample = _Sample()
         self._sampled_at = clock()
         self._idle = True
 
-    def expect(self, engine_id: str) -> None:
-        """Keep the steps of a request from now on."""
-        self._steps[engine_id] = []
+    def expect(self, engine_id: str, created: float) -> None:
+        """Keep the steps of a request from now on.
+
+        Args:
+            created: its arrival, seconds since 1970.
+        """
+        self._steps[engine_id] = _Steps(created)
 
     def end(self, engine_id: str, record: RequestRecord) -> None:
         """Record a request, together with its steps so far."""
         self.drain()
-        created = record.created_us / 1e6
-        trace = tuple(_step(step, row, created) for step, row in self._steps.pop(engine_id, []))
-        self.recorder.submit(replace(record, trace=trace))
+        steps = self._steps.pop(engine_id, None)
+        self.recorder.submit(replace(record, trace=tuple(steps) if steps else ()))
 
     async def run(self) -> None:
         """Read on until cancelled, and sample the load once a second."""
@@ -77,30 +82,29 @@ class Journal:
             self.recorder.lose(missed)
         for trace in traces:
             for row in trace.rows:
-                if (steps := self._steps.get(row.request_id)) is not None:
-                    steps.append((trace, row))
+                if steps := self._steps.get(row.request_id):
+                    steps.add(trace, row)
             self._decide(trace)
-            self._since_sample.append(trace)
+            self._sample.add(trace)
 
     def sample(self) -> None:
         """Record how busy the engine has been since the last sample; of idle seconds only the first."""
-        now, traces, load = self._clock(), self._since_sample, self._load()
-        seconds, self._sampled_at, self._since_sample = max(now - self._sampled_at, 1e-3), now, []
-        idle = not (traces or load.running or load.waiting)
+        now, sample, load = self._clock(), self._sample, self._load()
+        seconds, self._sampled_at, self._sample = max(now - self._sampled_at, 1e-3), now, _Sample()
+        idle = not (sample.rows or load.running or load.waiting)
         if idle and self._idle:
             return
         self._idle = idle
-        chunks = [row.chunk for trace in traces for row in trace.rows if row.masks]
         self.recorder.submit(
             LoadRecord(
                 t_us=int(now * 1e6),
                 running=load.running,
                 waiting=load.waiting,
-                batch=statistics.fmean([len(trace.rows) for trace in traces]) if traces else 0.0,
-                tok_s=sum(trace.committed for trace in traces) / seconds,
+                batch=statistics.fmean(sample.rows) if sample.rows else 0.0,
+                tok_s=sample.committed / seconds,
                 kv=1 - load.free_pages / load.pages if load.pages else 0.0,
-                step_ms_p50=statistics.median([trace.observed_s * 1e3 for trace in traces]) if traces else None,
-                chunk_p50=statistics.median(chunks) if chunks else None,
+                step_ms_p50=statistics.median(sample.step_ms) if sample.step_ms else None,
+                chunk_p50=statistics.median(sample.chunks) if sample.chunks else None,
             )
         )
 
@@ -131,19 +135,59 @@ class Journal:
         )
 
 
-def _step(trace: StepTrace, row: RowTrace, created: float) -> StepRecord:
-    return StepRecord(
-        t_ms=max(0.0, (trace.at + trace.observed_s - created) * 1e3),
-        start=row.start,
-        stop=row.stop,
-        chunk=row.chunk,
-        frontier=row.frontier - row.advance,
-        masks=row.masks,
-        advance=row.advance,
-        positions=tuple(position for position, _, _ in row.commits),
-        percents=tuple(round(100 * confidence) for _, _, confidence in row.commits),
-        batch=len(trace.rows),
-        queue=trace.decision.waiting,
-        step_ms=trace.observed_s * 1e3,
-        reason=trace.decision.reason,
-    )
+class _Sample:
+    """What the steps since the last load sample were like."""
+
+    def __init__(self) -> None:
+        self.rows, self.chunks = array("q"), array("q")
+        self.step_ms = array("d")
+        self.committed = 0
+
+    def add(self, trace: StepTrace) -> None:
+        self.rows.append(len(trace.rows))
+        self.chunks.extend([row.chunk for row in trace.rows if row.masks])
+        self.step_ms.append(trace.observed_s * 1e3)
+        self.committed += trace.committed
+
+
+class _Steps:
+    """The steps of one request, packed: of 256 streams they are a million, which the garbage collector would walk again
+    and again if they were objects.
+
+    Args:
+        created: arrival of the request, seconds since 1970.
+    """
+
+    def __init__(self, created: float) -> None:
+        self._created = created
+        self._packed = bytearray()
+
+    def add(self, trace: StepTrace, row: RowTrace) -> None:
+        commits = [(position, round(100 * confidence)) for position, _, confidence in row.commits]
+        self._packed += _STEP.pack(
+            max(0.0, (trace.at + trace.observed_s - self._created) * 1e3), trace.observed_s * 1e3,
+            row.start, row.stop, row.chunk, row.frontier - row.advance, row.masks, row.advance,
+            len(trace.rows), trace.decision.waiting, REASONS.index(trace.decision.reason), len(commits),
+        )  # fmt: skip
+        for commit in commits:
+            self._packed += _COMMIT.pack(*commit)
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        at = 0
+        while at < len(self._packed):
+            t_ms, step_ms, start, stop, chunk, frontier, masks, advance, batch, queue, reason, count = (
+                _STEP.unpack_from(self._packed, at)
+            )
+            at += _STEP.size
+            commits = tuple(_COMMIT.iter_unpack(self._packed[at : at + count * _COMMIT.size]))
+            at += count * _COMMIT.size
+            positions, percents = zip(*commits, strict=True) if commits else ((), ())
+            yield StepRecord(
+                t_ms, start, stop, chunk, frontier, masks, advance, positions, percents, batch, queue, step_ms,
+                REASONS[reason],
+            )  # fmt: skip
+
+
+_STEP = Struct("=dd8iBi")
+_COMMIT = Struct("=iB")
+"""A position, and how sure the model was of it in percent."""

@@ -15,10 +15,11 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,21 @@ ROUTES = {
 }
 
 
+class Letters:
+    """A script that is not written out: so many steps, each the next letter, then the end."""
+
+    def __init__(self, ids: list[int], steps: int) -> None:
+        self._ids, self._left, self._next = ids, steps + 1, 0
+
+    def __bool__(self) -> bool:
+        return self._left > 0
+
+    def pop(self, first: int) -> tuple[int]:
+        self._left -= 1
+        self._next += 1
+        return (self._ids[(self._next - 1) % 26],) if self._left else (web.END,)
+
+
 class PacedEngine(web.ScriptedEngine):
     """Every request gets the next letter in each step, so many steps a second.
 
@@ -64,20 +80,21 @@ class PacedEngine(web.ScriptedEngine):
     Attributes:
         times: when each step ended.
         began: request -> number of its first step.
+        worked_s: CPU time of the engine's thread.
     """
 
     def __init__(self, tokenizer: Tokenizer, steps: int, rate: float) -> None:
-        letters = [tokenizer.encode(letter)[0] for letter in LETTERS]
-        script = [*[(letters[i % 26],) for i in range(steps)], (web.END,)]
-        super().__init__(lambda request: list(script))
-        self.times: list[float] = []
+        super().__init__(lambda request: [])
+        self._letters = [tokenizer.encode(letter)[0] for letter in LETTERS]
+        self._steps = steps
+        self.times = array("d")
         self.began: dict[str, int] = {}
         self.worked_s = 0.0
         self._period = 1 / rate
         self._due = 0.0
 
     def add(self, request: Any) -> None:
-        super().add(request)
+        self.live[request.id] = (request, cast("web.Steps", Letters(self._letters, self._steps)))
         self.began[request.id] = len(self.times)
 
     def step(self) -> list[Any]:

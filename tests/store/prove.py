@@ -200,7 +200,7 @@ async def _answer(engine: Any, recorder: Recorder | None, requests: int, tokens:
     async def one(name: str) -> None:
         prompt = Prompt(tuple(range(10, 40)), params, "prompt", (), False, None)
         if journal:
-            journal.expect(name)
+            journal.expect(name, time.time())
         async with aclosing(service.submit(name, prompt)) as events:
             async for _ in events:
                 pass

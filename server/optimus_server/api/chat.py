@@ -213,7 +213,7 @@ def _usage(exchanges: Sequence[Exchange]) -> dict[str, Any]:
     """Of all choices; a prompt counts once, however many answers it got."""
     each = exchanges[0].prompt.choices
     prompt = sum(len(exchange.prompt.ids) for exchange in exchanges[::each])
-    generated = sum(len(exchange.answer.tokens) for exchange in exchanges)
+    generated = sum(len(exchange.answer) for exchange in exchanges)
     cached = sum(e.answer.usage.prefix_hit_tokens for e in exchanges[::each] if e.answer.usage)
     return {
         "prompt_tokens": prompt,

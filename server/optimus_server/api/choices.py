@@ -80,12 +80,7 @@ async def complete(exchanges: Sequence[Exchange]) -> None:
 
 def best_first(exchanges: Sequence[Exchange]) -> list[Exchange]:
     """Complete answers, the one with the highest mean log-probability of a token first, as TGI ranks them."""
-
-    def mean(exchange: Exchange) -> float:
-        logprobs = [token.logprob for token in exchange.answer.tokens]
-        return sum(logprobs) / max(1, len(logprobs))
-
-    return sorted(exchanges, key=mean, reverse=True)
+    return sorted(exchanges, key=lambda exchange: exchange.answer.mean_logprob, reverse=True)
 
 
 async def _next(stream: AsyncGenerator[Tokens, None]) -> Tokens | None:

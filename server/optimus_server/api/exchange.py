@@ -183,7 +183,7 @@ class Exchange:
 
         ``ttft_ms`` is from the valid prompt to the first token.
         """
-        usage, generated = self.answer.usage, len(self.answer.tokens)
+        usage, generated = self.answer.usage, len(self.answer)
         assert usage is not None
         block, first = self.desk.prompter.rules.block_size, usage.prompt_tokens
         smallest, mean, largest = usage.chunk
@@ -211,7 +211,7 @@ class Exchange:
 
     def headers(self) -> dict[str, str]:
         """TGI's headers of a complete answer, and ours; times in ms except ``x-compute-time`` in seconds."""
-        usage, generated = self.answer.usage, len(self.answer.tokens)
+        usage, generated = self.answer.usage, len(self.answer)
         assert usage is not None
         total = time.perf_counter() - self._began
         milliseconds = {

@@ -137,7 +137,7 @@ def _end(exchange: Exchange) -> dict[str, Any]:
     answer, prompt = exchange.answer, exchange.prompt
     return {
         "finish_reason": answer.reason,
-        "generated_tokens": len(answer.tokens),
+        "generated_tokens": len(answer),
         "input_length": len(prompt.ids),
         "seed": prompt.seed,
     }

@@ -77,7 +77,7 @@ class Ledger:
         """``outcome`` is the reason of the end, an error's code, or ``LEFT``."""
         self._uncommitted.pop(entry.id, None)
         answer, usage = entry.answer, entry.answer.usage
-        total, generated = time.perf_counter() - entry.arrived, len(answer.tokens)
+        total, generated = time.perf_counter() - entry.arrived, len(answer)
         steps = usage.steps if usage else 0
         logger.info(
             "POST %s: %s, %d prompt tokens, %d tokens in %.2f s, %d steps [%s]", entry.path, outcome,

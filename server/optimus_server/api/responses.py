@@ -239,7 +239,7 @@ class _Script:
         return list(chat_logprobs(tokens, tokenizer, 0)["content"]) if self._body.wants_logprobs else []
 
     def _usage(self) -> dict[str, Any]:
-        prompt, generated = len(self._exchange.prompt.ids), len(self._exchange.answer.tokens)
+        prompt, generated = len(self._exchange.prompt.ids), len(self._exchange.answer)
         usage = self._exchange.answer.usage
         return {
             "input_tokens": prompt,

@@ -55,7 +55,7 @@ class Visit:
 
     def add(self, exchange: Exchange) -> None:
         """A prompt is valid and about to be decoded."""
-        self._journal.expect(exchange.id)
+        self._journal.expect(exchange.id, self._created_us / 1e6)
         waiting = exchange.desk.service.load().waiting
         self._exchanges.append((exchange, self._elapsed_ms(), waiting))
 
@@ -88,7 +88,7 @@ class Visit:
         answer, prompt, usage = exchange.answer, exchange.prompt, exchange.answer.usage
         error = exchange.failure or self.error
         cancelled = answer.reason is None and error is None
-        generated = len(answer.tokens)
+        generated = len(answer)
         block = exchange.desk.prompter.rules.block_size
         costs: dict[str, Any] = {}
         if usage is not None:
@@ -117,7 +117,7 @@ class Visit:
             validation_ms=valid_ms,
             ttft_ms=valid_ms + answer.first_token_s * 1e3 if generated else None,
             output=answer.text,
-            pieces=tuple(len(token.text) for token in answer.tokens),
+            pieces=answer.pieces,
             **costs,
         )
 
