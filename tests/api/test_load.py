@@ -3,17 +3,14 @@
 import asyncio
 import json
 import random
-import re
-import resource
 import threading
 import time
 
 import httpx
 import pytest
 
+from tests.api import prove
 from tests.web import END, wait_for
-
-EVENT = re.compile(rb'"index":(\d+),"token":{"id":(\d+)[^}]*?"logprob":-([\d.]+)')
 
 
 def post(path, body):
@@ -37,35 +34,18 @@ def port_of(live):
     return int(live.url.rsplit(":", 1)[1])
 
 
-def test_every_stream_gets_every_event_in_order(scripted, pytestconfig):
-    """The log-probability of a token carries the time of its step, so its delay is known where it is read."""
+@pytest.mark.parametrize("route", prove.ROUTES)
+def test_every_stream_gets_every_event_in_order(route, pytestconfig):
+    """How late they are, ``python -m tests.api.prove streams`` asserts: that needs a quiet machine."""
     streams, steps = pytestconfig.getoption("streams"), int(pytestconfig.getoption("seconds") * 100)
-    live = scripted(
-        script=lambda request: [*[(65,)] * (steps - 1), (END,)], step_s=0.01, max_concurrent_requests=streams,
-        rule={"max_total_tokens": 10**6},
-    )  # fmt: skip
-    live.engine.logprob = lambda request: -time.monotonic()
-    body = {"inputs": "x", "parameters": {"max_new_tokens": steps}}
+    found = prove.streams(route, count=streams, steps=(steps, steps))
+    assert (found.streams, found.events) == (streams, streams * steps)
+    print(found)
 
-    async def main():
-        return await asyncio.gather(*(read_all(port_of(live), post("/generate_stream", body)) for _ in range(streams)))
 
-    delays = []
-    for pieces in asyncio.run(main()):
-        text = b"".join(piece for _, piece in pieces)
-        found = EVENT.findall(text)
-        assert [int(index) for index, _, _ in found] == list(range(1, steps + 1))
-        assert int(found[-1][1]) == END
-        for at, piece in pieces:
-            delays += [at - float(logprob) for _, _, logprob in EVENT.findall(piece)]
-    delays.sort()
-    print(
-        f"{streams} streams, {steps} steps: median {delays[len(delays) // 2] * 1e3:.1f} ms, "
-        f"p99 {delays[len(delays) * 99 // 100] * 1e3:.1f} ms, peak memory "
-        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10} MiB"
-    )
-    assert not live.service._mailboxes
-    wait_for(lambda: live.service.idle)
+def test_streams_that_follow_each_other_hold_their_order(pytestconfig):
+    found = prove.streams("tgi", count=20, steps=(5, 50), seconds=pytestconfig.getoption("seconds"))
+    assert found.streams > 20
 
 
 def test_clients_that_leave_at_any_moment_leave_nothing_behind(real, pytestconfig):
