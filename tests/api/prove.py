@@ -4,10 +4,13 @@ The tests run these in small; by hand they run at full size, and end with 1 if t
 
     streams --seconds 30    256 streams of an engine with 100 steps a second: order, and what is added to their latency
     flat --seconds 600      such streams for so long, one after the other: the server's memory
+    step --rounds 5         what 256 streams add to an engine's step, and what they would if it had its own process
 """
 
 import argparse
+import contextlib
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,14 +21,21 @@ from typing import Any
 
 import numpy as np
 
+from optimus_server.engine.request import Params, Request
 from optimus_server.text.tokenizer import Tokenizer
 from tests import web
 from tests.api.readers import Clock, Plan
-from tests.api.synthetic import SyntheticEngine, serving
+from tests.api.split import remote
+from tests.api.synthetic import SyntheticEngine, host_work, serving
 
 MAX_P99_MS = 50.0
 MAX_GROWTH = 0.02
 """Of the memory at the middle of the run, over its second half."""
+
+MAX_STEP = 1.03
+"""A step with streams over one without."""
+DEVICE_S, HOST_S = 0.008, 0.002
+"""Of a step: what the device takes, and the host before it."""
 
 MESSAGES = [{"role": "user", "content": "x"}]
 ROUTES = {
@@ -119,6 +129,48 @@ def _read(plan: Plan) -> tuple[dict[str, Any], list[float]]:
     return json.loads(told), rss_mib
 
 
+def step_times(tokenizer: Tokenizer, place: str, *, count: int, steps: int) -> float:
+    """The median time of a step with so many requests.
+
+    Args:
+        place: of the engine: ``alone``, without a server, or in a ``thread`` or a ``process`` beside one.
+    """
+    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as held:
+        path = f"{directory}/clock"
+        clock = Clock(path, count, steps * 10)
+        engine: Any
+        if place == "process":
+            engine = held.enter_context(remote(path, DEVICE_S, HOST_S))
+        else:
+            engine = SyntheticEngine(tokenizer, clock, device_s=DEVICE_S, host=host_work(HOST_S))
+        if place == "alone":
+            engine.feed.subscribe(1)
+            params = Params(max_new_tokens=steps + 1)
+            for number in range(count):
+                engine.add(Request(f"s{number}", (1,), params, block_size=8, shift=1))
+            while engine.busy:
+                engine.step(lambda: None)
+        else:
+            with serving(engine, tokenizer, permits=2 * count) as live:
+                _read(_plan(live, "tgi", count, (steps, steps), 0.0, path))
+        held.close()
+        walls = list(engine.walls)
+    # Requests come and go at both ends.
+    return statistics.median(walls[len(walls) // 4 : -len(walls) // 4])
+
+
+def compare_steps(*, count: int, steps: int, rounds: int) -> dict[str, float]:
+    """Place -> median, over the rounds, of a step's time there over its time alone right before."""
+    tokenizer = Tokenizer(web.small_tokenizer())
+    ratios: dict[str, list[float]] = {"thread": [], "process": []}
+    for _ in range(rounds):
+        for place, found in ratios.items():
+            alone = step_times(tokenizer, "alone", count=count, steps=steps)
+            found.append(step_times(tokenizer, place, count=count, steps=steps) / alone)
+    print({place: [round(ratio, 3) for ratio in found] for place, found in ratios.items()})
+    return {place: statistics.median(found) for place, found in ratios.items()}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.api.prove")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -127,7 +179,15 @@ def main() -> int:
         command.add_argument("--route", choices=ROUTES, default="tgi")
         command.add_argument("--streams", type=int, default=256)
         command.add_argument("--seconds", type=float, default=seconds)
+    command = commands.add_parser("step")
+    command.add_argument("--streams", type=int, default=256)
+    command.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    if args.command == "step":
+        ratios = compare_steps(count=args.streams, steps=300, rounds=args.rounds)
+        for place, ratio in ratios.items():
+            print(f"{args.streams} streams, engine in a {place}: a step takes {ratio:.3f} of its time without them")
+        return 0 if ratios["thread"] < MAX_STEP else 1
     if args.command == "streams":
         steps = int(args.seconds * 100)
         found = streams(args.route, count=args.streams, steps=(steps, steps))

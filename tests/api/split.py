@@ -5,7 +5,7 @@ The server has its engine in a thread. This is not a part of it, but what ``prov
 
 import contextlib
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,7 +24,7 @@ class Remote:
         self._pipe = pipe
         self._live: set[str] = set()
         self.feed = Feed()
-        self.worked_s = 0.0
+        self.walls: list[float] = []
 
     def add(self, request: Any) -> None:
         self._live.add(request.id)
@@ -40,7 +40,8 @@ class Remote:
     def busy(self) -> bool:
         return bool(self._live)
 
-    def step(self) -> list[Any]:
+    def step(self, meanwhile: Callable[[], None]) -> list[Any]:
+        meanwhile()
         events, trace = self._pipe.recv()
         if trace:
             self.feed.publish(trace)
@@ -54,10 +55,15 @@ class Remote:
 
 
 def _run(pipe: Connection, clock: str, device_s: float, host_s: float) -> None:
-    engine = SyntheticEngine(
-        Tokenizer(web.small_tokenizer()), Clock(clock), device_s=device_s, host=host_work(host_s)
-    )
+    engine = SyntheticEngine(Tokenizer(web.small_tokenizer()), Clock(clock), device_s=device_s, host=host_work(host_s))
     traces = engine.feed.subscribe(16)
+    pipe.send("ready")
+    events: list[Any] = []
+
+    def tell() -> None:
+        if events:
+            pipe.send((events, next(iter(traces.drain()), None)))
+
     while True:
         while pipe.poll(0 if engine.busy else None):
             match pipe.recv():
@@ -66,23 +72,23 @@ def _run(pipe: Connection, clock: str, device_s: float, host_s: float) -> None:
                 case "cancel", request_id:
                     engine.cancel(request_id)
                 case "end", _:
-                    pipe.send((list(engine.walls), list(engine.works)))
+                    pipe.send(list(engine.walls))
                     return
-        events = engine.step()
-        pipe.send((events, next(iter(traces.drain()), None)))
+        events = engine.step(tell)
+        if not engine.busy:
+            tell()
+            events = []
 
 
 @contextlib.contextmanager
-def remote(clock: str, device_s: float, host_s: float) -> Iterator[tuple[Remote, Any]]:
-    """An engine in a process, and a function that ends it and returns its step times."""
+def remote(clock: str, device_s: float, host_s: float) -> Iterator[Remote]:
+    """An engine in a process; when the block is over, it has ``walls``."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(theirs, clock, device_s, host_s))
     process.start()
-
-    def end() -> tuple[list[float], list[float]]:
-        ours.send(("end", None))
-        walls, works = ours.recv()
-        return walls, works
-
-    yield Remote(ours), end
+    ours.recv()
+    engine = Remote(ours)
+    yield engine
+    ours.send(("end", None))
+    engine.walls = ours.recv()
     process.join()

@@ -88,13 +88,14 @@ class SyntheticEngine(web.ScriptedEngine):
         if self._clock:
             self._clock.began[int(request.id[1:].split("-")[0])] = self.steps
 
-    def step(self) -> list[Any]:
+    def step(self, meanwhile: Callable[[], None]) -> list[Any]:
         began, worked = time.perf_counter(), time.thread_time()
         self._host()
+        meanwhile()
         now = time.monotonic()
         self._due = max(now, self._due + 1 / self._rate) if self._rate else now + self._device_s
         time.sleep(self._due - now)
-        number, events = self.steps, super().step()
+        number, events = self.steps, super().step(lambda: None)
         if self._clock:
             self._clock.ended[number] = time.time()
         self.worked_s = time.thread_time()
