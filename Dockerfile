@@ -33,7 +33,8 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 1000 --create-home optimus && mkdir /data && chown optimus /data
 COPY --from=build /opt/optimus /opt/optimus
-ENV PATH=/opt/optimus/bin:$PATH HF_HOME=/data PORT=80 JSON_OUTPUT=true PYTHONUNBUFFERED=1
+ENV PATH=/opt/optimus/bin:$PATH HF_HOME=/data PORT=80 JSON_OUTPUT=true PYTHONUNBUFFERED=1 \
+    XDG_STATE_HOME=/data OPTIMUS_LOG_DB=/data/log/log.db
 USER optimus
 WORKDIR /data
 VOLUME /data

@@ -9,7 +9,6 @@ The tests run these in small; by hand they run at full size:
 """
 
 import argparse
-import asyncio
 import os
 import random
 import signal
@@ -20,24 +19,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import aclosing, closing
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, insert
 
-from optimus_server.engine.request import Params
-from optimus_server.journal import Journal
-from optimus_server.service import Service
 from optimus_server.store.migrate import migrate
 from optimus_server.store.queries import Filter, Log
-from optimus_server.store.recorder import Recorder
 from optimus_server.store.records import StepRecord
 from optimus_server.store.rows import rows_of
 from optimus_server.store.session import log_url, writer
 from optimus_server.store.tables import ChunkDecision, LoadSample, Request
-from optimus_server.text.prompt import Prompt
+from tests.store.cost import step_cost
 from tests.store.samples import decision, load, recording, request
 
 DAY_US = 86_400 * 10**6
@@ -139,80 +134,6 @@ def flood(place: Path, *, seconds: float, rate: int = 2000) -> Flooded:
     return Flooded(count, recorder.counts().dropped, stored, cuts[49] * 1e3, cuts[98] * 1e3, max(taken) * 1e3)
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """Step times with a log over those without one, one ratio a pair of runs.
-
-    Attributes:
-        wall: by the clock, which other programs on the machine disturb.
-        cpu: of the engine's thread alone.
-    """
-
-    wall: list[float]
-    cpu: list[float]
-
-
-def step_cost(model: Path, place: Path, *, pairs: int, requests: int = 8, tokens: int = 96) -> StepCost:
-    """Run the same prompts on a real engine with and without a log, in turns."""
-    from optimus_server.engine.engine import Engine, EngineOptions
-    from optimus_server.models.loader import load_model
-
-    migrate(log_url(str(place)))
-    engine = Engine(load_model(model), EngineOptions(pages=512))
-    wall: list[float] = []
-    cpu: list[float] = []
-    step = engine.step
-
-    def timed() -> Any:
-        began, worked = time.perf_counter(), time.thread_time()
-        events = step()
-        wall.append(time.perf_counter() - began)
-        cpu.append(time.thread_time() - worked)
-        return events
-
-    engine.step = timed  # type: ignore[method-assign]
-    found: dict[bool, tuple[float, float]] = {}
-    cost = StepCost([], [])
-    with recording(str(place)) as recorder:
-        for pair in range(pairs + 1):
-            # The second run of a pair follows the first at once, and which of the two has the log takes turns.
-            for logging in (pair % 2 == 0, pair % 2 == 1):
-                wall.clear()
-                cpu.clear()
-                asyncio.run(_answer(engine, recorder if logging else None, requests, tokens))
-                found[logging] = statistics.median(wall), statistics.median(cpu)
-            # The first pair warms up.
-            if pair:
-                cost.wall.append(found[True][0] / found[False][0])
-                cost.cpu.append(found[True][1] / found[False][1])
-    return cost
-
-
-async def _answer(engine: Any, recorder: Recorder | None, requests: int, tokens: int) -> None:
-    """Run prompts through a service, with its engine's thread, as a server does."""
-    config = engine.config
-    service = Service(engine, block_size=config.block_size, shift=config.logit_shift, max_concurrent=requests)
-    journal = Journal(recorder, engine.feed, service.load) if recorder else None
-    service.start()
-    reading = asyncio.create_task(journal.run()) if journal else None
-    params = Params(max_new_tokens=tokens)
-
-    async def one(name: str) -> None:
-        prompt = Prompt(tuple(range(10, 40)), params, "prompt", (), False, None)
-        if journal:
-            journal.expect(name, time.time())
-        async with aclosing(service.submit(name, prompt)) as events:
-            async for _ in events:
-                pass
-        if journal:
-            journal.end(name, request(0, created_us=time.time_ns() // 1000))
-
-    await asyncio.gather(*(one(f"{number}") for number in range(requests)))
-    await service.stop()
-    if reading:
-        reading.cancel()
-
-
 def fill(place: Path, count: int, *, days: int = 30, now_us: int) -> None:
     """A log of so many requests, evenly over some days, with decisions and load samples."""
     migrate(log_url(str(place)))
@@ -304,7 +225,7 @@ def main() -> None:
     flooding = commands.add_parser("flood")
     flooding.add_argument("--seconds", type=float, default=60)
     stepping = commands.add_parser("steps")
-    stepping.add_argument("--pairs", type=int, default=30)
+    stepping.add_argument("--pairs", type=int, default=60)
     asking = commands.add_parser("million")
     asking.add_argument("--requests", type=int, default=1_000_000)
     asking.add_argument("--file", type=Path, help="keep the log here, and use it if it is there")
@@ -329,10 +250,13 @@ def main() -> None:
                 from optimus_server.demo import MODELS
 
                 torch.set_num_threads(1)
-                cost = step_cost(MODELS / "demo", place, pairs=args.pairs)
-                for name, ratios in (("clock", cost.wall), ("engine thread's CPU", cost.cpu)):
-                    low, median, high = statistics.quantiles(ratios, n=4)
-                    print(f"{name}: with a log over without, median {median:.4f}, quartiles {low:.4f} and {high:.4f}")
+                for block, pairs in ((8, 5 * args.pairs), (40, args.pairs)):
+                    cost = step_cost(MODELS / "demo", place, pairs=pairs, block=block)
+                    print(
+                        f"{cost.steps} steps of {cost.step_ms:.1f} ms with the log, as many without, {block} in turns:"
+                    )
+                    print(f"  CPU time of the engine's thread, with the log over without: {cost.cpu}")
+                    print(f"  time by the clock: {cost.wall}", flush=True)
             case "million":
                 now_us = 1_800_000_000_000_000
                 place = args.file or place

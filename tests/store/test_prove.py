@@ -2,7 +2,9 @@
 
 import statistics
 
-from tests.store import prove
+import pytest
+
+from tests.store import cost, prove
 from tests.store.samples import NOW_US
 
 
@@ -35,5 +37,12 @@ def test_questions_to_a_large_log_read_little_of_it(tmp_path):
 
 def test_the_log_does_not_change_a_step_much(model_dir, tmp_path):
     """A step of the tests' model takes a fraction of a real one's time, so this bound is loose."""
-    cost = prove.step_cost(model_dir, tmp_path / "log.db", pairs=3, requests=4, tokens=32)
-    assert statistics.median(cost.cpu) < 1.3
+    found = cost.step_cost(model_dir, tmp_path / "log.db", pairs=10, block=20, requests=4, tokens=32)
+    assert found.cpu.low < found.cpu.median < 1.3
+    assert found.steps == 10 * 15
+
+
+def test_an_interval_holds_what_most_pairs_say():
+    ratio = cost.Ratio.of([1.0 + number / 100 for number in range(101)])
+    assert ratio.median == 1.5
+    assert (ratio.low, ratio.high) == pytest.approx((1.39, 1.61), abs=0.011)
