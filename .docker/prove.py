@@ -99,7 +99,7 @@ class Build:
     def _from(self, rest: str) -> None:
         _, _, name = rest.partition(" AS ")
         root = self._work / f"stage-{len(self._mounted)}"
-        subprocess.run(["cp", "-a", self._base, root], check=True)
+        subprocess.run(["cp", "-ax", self._base, root], check=True)
         for source, kind in [
             ("proc", ["-t", "proc"]),
             ("/dev", ["--bind"]),

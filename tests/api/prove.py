@@ -4,6 +4,7 @@ The tests run these in small; by hand they run at full size, and end with 1 if t
 
     streams --seconds 30    256 streams of an engine with 100 steps a second: order, and what is added to their latency
     flat --seconds 600      such streams for so long, one after the other: the server's memory
+    overload                64 streams, and ten times as many requests as could be taken in besides
     step --rounds 5         what 256 streams add to an engine's step, and what they would if it had its own process
 """
 
@@ -14,7 +15,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,7 @@ MAX_P99_MS = 50.0
 MAX_GROWTH = 0.02
 """Of the memory at the middle of the run, over its second half."""
 
+MAX_REFUSAL_S = 0.05
 MAX_STEP = 1.03
 """A step with streams over one without."""
 DEVICE_S, HOST_S = 0.008, 0.002
@@ -87,19 +91,31 @@ class Streamed:
         )
 
 
-def streams(route: str, *, count: int, steps: tuple[int, int], seconds: float = 0.0, rate: float = 100.0) -> Streamed:
+def streams(
+    route: str,
+    *,
+    count: int,
+    steps: tuple[int, int],
+    seconds: float = 0.0,
+    rate: float = 100.0,
+    permits: int | None = None,
+    meanwhile: Callable[[web.Live], None] = lambda live: None,
+) -> Streamed:
     """Read so many streams at once.
 
     Args:
         steps: of the shortest and of the longest stream.
         seconds: how long to open another where one has ended; 0 opens each once.
+        permits: of the server; default: twice the streams.
+        meanwhile: called in a thread of its own.
     """
     tokenizer = Tokenizer(web.small_tokenizer())
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/clock"
         engine = SyntheticEngine(tokenizer, Clock(path, count, int(rate * (seconds + 120)) + steps[1]), rate=rate)
-        with serving(engine, tokenizer, permits=2 * count) as live:
+        with serving(engine, tokenizer, permits=permits or 2 * count) as live:
             before, began = time.process_time(), time.monotonic()
+            threading.Thread(target=meanwhile, args=(live,)).start()
             told, rss_mib = _read(_plan(live, route, count, steps, seconds, path))
             cpu_s, took_s = time.process_time() - before - engine.worked_s, time.monotonic() - began
     delays = {int(delay): number for delay, number in told["delays"].items()}
@@ -127,6 +143,49 @@ def _read(plan: Plan) -> tuple[dict[str, Any], list[float]]:
                 rss_mib.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
     assert process.returncode == 0
     return json.loads(told), rss_mib
+
+
+@dataclass(frozen=True)
+class Overloaded:
+    """Streams with and without ten times as many requests as there is room for.
+
+    Attributes:
+        alone, crowded: the streams' delays without and with those requests.
+        refused: how long each refusal took, seconds.
+    """
+
+    alone: Streamed
+    crowded: Streamed
+    refused: list[float]
+
+    def __str__(self) -> str:
+        took = [float(value) for value in np.quantile(self.refused, [0.5, 0.99, 1]) * 1e3]
+        return (
+            f"alone:   {self.alone}\ncrowded: {self.crowded}\n"
+            f"{len(self.refused)} refused: median {took[0]:.1f} ms, p99 {took[1]:.1f} ms, worst {took[2]:.1f} ms"
+        )
+
+
+def overload(*, count: int, steps: int) -> Overloaded:
+    """So many streams take all permits, while ten times as many requests a second come as could be taken in."""
+    seconds = steps / 100
+    alone = streams("tgi", count=count, steps=(steps, steps), permits=count)
+    knocking: list[subprocess.Popen[bytes]] = []
+
+    def knock(live: web.Live) -> None:
+        """Once all permits are taken."""
+        web.wait_for(lambda: live.service.permits_taken == count, 30)
+        script = str(Path(__file__).with_name("knocking.py"))
+        # They stop well before the first stream ends, so that all are refused.
+        rate, lasting = str(10 * count / seconds), str(seconds * 0.5)
+        command = [sys.executable, script, live.url.rsplit(":", 1)[1], rate, lasting]
+        knocking.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+
+    crowded = streams("tgi", count=count, steps=(steps, steps), permits=count, meanwhile=knock)
+    told, _ = knocking[0].communicate()
+    found = json.loads(told)
+    assert found["accepted"] == 0
+    return Overloaded(alone, crowded, found["refused"])
 
 
 def step_times(tokenizer: Tokenizer, place: str, *, count: int, steps: int) -> float:
@@ -179,6 +238,9 @@ def main() -> int:
         command.add_argument("--route", choices=ROUTES, default="tgi")
         command.add_argument("--streams", type=int, default=256)
         command.add_argument("--seconds", type=float, default=seconds)
+    command = commands.add_parser("overload")
+    command.add_argument("--streams", type=int, default=64)
+    command.add_argument("--seconds", type=float, default=10)
     command = commands.add_parser("step")
     command.add_argument("--streams", type=int, default=256)
     command.add_argument("--rounds", type=int, default=5)
@@ -188,6 +250,10 @@ def main() -> int:
         for place, ratio in ratios.items():
             print(f"{args.streams} streams, engine in a {place}: a step takes {ratio:.3f} of its time without them")
         return 0 if ratios["thread"] < MAX_STEP else 1
+    if args.command == "overload":
+        both = overload(count=args.streams, steps=int(args.seconds * 100))
+        print(both)
+        return 0 if both.crowded.quantile(0.99) < MAX_P99_MS and max(both.refused) < MAX_REFUSAL_S else 1
     if args.command == "streams":
         steps = int(args.seconds * 100)
         found = streams(args.route, count=args.streams, steps=(steps, steps))

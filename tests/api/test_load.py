@@ -3,14 +3,13 @@
 import asyncio
 import json
 import random
-import threading
+import statistics
 import time
 
-import httpx
 import pytest
 
 from tests.api import prove
-from tests.web import END, wait_for
+from tests.web import wait_for
 
 
 def post(path, body):
@@ -85,46 +84,15 @@ def test_clients_that_leave_at_any_moment_leave_nothing_behind(real, pytestconfi
     assert (load.running, load.waiting, load.free_pages) == (0, 0, load.pages)
 
 
-def test_overload_is_refused_at_once_and_harms_nobody(scripted):
-    """Ten times as many clients as permits: those inside keep their pace, the others hear it soon."""
-    permits, steps = 8, 60
-    live = scripted(
-        script=lambda request: [*[(65,)] * (steps - 1), (END,)], step_s=0.01, max_concurrent_requests=permits
-    )
-    inside = threading.Barrier(permits + 1)
-    seconds = []
+def test_overload_is_refused_at_once_and_harms_nobody():
+    """Ten times as many clients as permits: those inside keep their pace, the others hear it soon.
 
-    def accepted():
-        began = time.monotonic()
-        with httpx.stream("POST", live.url + "/generate_stream", json={"inputs": "x"}, timeout=30) as response:
-            parts = response.iter_bytes()
-            next(parts)
-            inside.wait(10)
-            assert response.status_code == 200
-            for _ in parts:
-                pass
-        seconds.append(time.monotonic() - began)
-
-    threads = [threading.Thread(target=accepted) for _ in range(permits)]
-    for thread in threads:
-        thread.start()
-    inside.wait(10)
-    refusals = []
-    with httpx.Client(base_url=live.url, timeout=10) as client:
-        client.get("/health")
-        for _ in range(9 * permits):
-            if not all(thread.is_alive() for thread in threads):
-                break
-            began = time.monotonic()
-            response = client.post("/generate", json={"inputs": "x"})
-            refusals.append(time.monotonic() - began)
-            assert (response.status_code, response.headers["retry-after"]) == (429, "1")
-    for thread in threads:
-        thread.join()
-    assert len(refusals) > permits
-    assert sorted(refusals)[len(refusals) // 2] < 0.05
-    assert len(seconds) == permits
-    assert len(live.engine.seen) == permits
+    The 99th percentiles need a machine to themselves: ``python -m tests.api.prove overload``.
+    """
+    found = prove.overload(count=16, steps=200)
+    assert len(found.refused) == 80
+    assert statistics.median(found.refused) < prove.MAX_REFUSAL_S
+    assert found.crowded.quantile(0.5) < found.alone.quantile(0.5) + 20
 
 
 @pytest.mark.parametrize("path", ["/livez", "/health"])

@@ -40,6 +40,7 @@ def test_the_log_does_not_change_a_step_much(model_dir, tmp_path):
     found = cost.step_cost(model_dir, tmp_path / "log.db", pairs=10, block=20, requests=4, tokens=32)
     assert found.cpu.low < found.cpu.median < 1.3
     assert found.steps == 10 * 15
+    assert 0 < found.told < 0.1
 
 
 def test_an_interval_holds_what_most_pairs_say():
