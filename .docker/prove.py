@@ -78,10 +78,14 @@ class Build:
         context: what COPY copies from.
         given: build arguments.
         binds: directories of this machine that every stage sees.
+        env: further variables of every RUN.
     """
 
-    def __init__(self, work: Path, base: Path, context: Path, given: dict[str, str], binds: list[Path]) -> None:
-        self._work, self._base, self._context, self._given, self._binds = work, base, context, given, binds
+    def __init__(
+        self, work: Path, base: Path, context: Path, given: dict[str, str], binds: list[Path], env: dict[str, str]
+    ) -> None:
+        self._work, self._base, self._context = work, base, context
+        self._given, self._binds, self._variables = given, binds, env
         self._mounted: list[Path] = []
         self._named: dict[str, Stage] = {}
         self.stage = Stage(base)
@@ -129,7 +133,7 @@ class Build:
             self.stage.env[name] = value.replace("$PATH", self.stage.env["PATH"])
 
     def _run(self, rest: str) -> None:
-        subprocess.run(self.stage.command("/bin/sh", "-c", rest), check=True)
+        subprocess.run(self.stage.command("/bin/sh", "-c", rest, **self._variables), check=True)
 
     def _workdir(self, rest: str) -> None:
         self.stage.directory = rest
@@ -224,6 +228,7 @@ def main() -> None:
     parser.add_argument(
         "--bind", action="append", default=[], type=Path, help="a directory the steps need, such as a package index"
     )
+    parser.add_argument("--env", action="append", default=[], metavar="NAME=VALUE", help="of every RUN, say PIP_CERT")
     parser.add_argument("--work", type=Path, help="where the roots are made, and kept; default: a temporary directory")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -242,7 +247,8 @@ def main() -> None:
             ["git", "-C", REPOSITORY, "archive", "HEAD"], stdout=subprocess.PIPE, check=True
         ).stdout
         subprocess.run(["tar", "-x", "-C", context], input=archive, check=True)
-        build = Build(work, base, context, dict(pair.split("=", 1) for pair in args.build_arg), args.bind)
+        given, env = (dict(pair.split("=", 1) for pair in pairs) for pairs in (args.build_arg, args.env))
+        build = Build(work, base, context, given, args.bind, env)
         try:
             stage = build.run((context / "Dockerfile").read_text())
             # Build arguments end with the build.
