@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from sqlalchemy import URL, Connection
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
+from optimus_server.store.checkpoint import Checkpoints
 from optimus_server.store.privacy import Privacy
 from optimus_server.store.records import InstanceRecord, Record, RequestRecord
 from optimus_server.store.retention import Retention, sweep
 from optimus_server.store.rows import Row, insert_rows, rows_of, upsert
-from optimus_server.store.session import BUSY_S, shown, writer
+from optimus_server.store.session import BUSY_S, file_of, shown, writer
 from optimus_server.store.tables import Instance
 
 logger = logging.getLogger(__name__)
@@ -67,7 +68,8 @@ class Recorder:
         self.privacy = privacy
         self._name = shown(url)
         self._limits = limits
-        self._engine = writer(url, busy_s=busy_s)
+        self._engine = writer(url, busy_s=busy_s, checkpoints=False)
+        self._checkpoints = Checkpoints(self._engine) if file_of(url) else None
         self._lock = threading.Lock()
         self._waiting: list[Record] = []
         self._characters = 0
@@ -81,6 +83,8 @@ class Recorder:
         self._signature = _instance_row(instance)
         self._thread = threading.Thread(target=self._run, name="request-log", daemon=True)
         self._thread.start()
+        if self._checkpoints:
+            self._checkpoints.start()
 
     def submit(self, record: Record) -> bool:
         """Take a record to be written; False if too many wait already, and this one is dropped."""
@@ -111,10 +115,12 @@ class Recorder:
         before = self.counts()
         self._closing.set()
         self._thread.join(timeout_s + 1)
+        if self._checkpoints:
+            self._checkpoints.stop(timeout_s)
         after = self.counts()
         if lost := after.waiting + after.dropped - before.dropped:
             logger.warning("Request log %s: %d records are lost (%s)", self._name, lost, self._problem or "see above")
-        if not self._thread.is_alive():
+        if not (self._thread.is_alive() or (self._checkpoints and self._checkpoints.is_alive())):
             self._engine.dispose()
 
     def _run(self) -> None:

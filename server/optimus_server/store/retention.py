@@ -99,13 +99,14 @@ def _shrink(engine: Engine) -> Iterator[int]:
         def free() -> int:
             return int(cursor.execute("PRAGMA freelist_count").fetchone()[0])
 
-        before = free()
+        before = shrunk = free()
         while before:
             cursor.execute(f"PRAGMA incremental_vacuum({PAGES_AT_ONCE})").fetchall()
             yield 0
             after = free()
             before = after if after < before else 0
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if shrunk:
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         cursor.execute("PRAGMA optimize").fetchall()
     finally:
         raw.close()

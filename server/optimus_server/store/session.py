@@ -49,13 +49,14 @@ def shown(url: URL) -> str:
     return str(file_of(url) or url.set(drivername="postgresql").render_as_string(hide_password=True))
 
 
-def writer(url: URL, *, busy_s: float = BUSY_S, foreign_keys: bool = True) -> Engine:
+def writer(url: URL, *, busy_s: float = BUSY_S, foreign_keys: bool = True, checkpoints: bool = True) -> Engine:
     """An engine whose transactions take SQLite's write lock as they begin, so that none finds it taken half-way.
 
     Args:
         busy_s: how long a transaction waits for another one's lock.
         foreign_keys: off for migrations: SQLite changes a table by copying and dropping it, and with foreign keys the
             drop would delete all that hangs on its rows.
+        checkpoints: SQLite's commits bring the write-ahead log into the file now and then; off if somebody else does.
 
     Raises:
         SettingsError: the driver is missing, or the directory cannot be made.
@@ -71,6 +72,8 @@ def writer(url: URL, *, busy_s: float = BUSY_S, foreign_keys: bool = True) -> En
     event.listen(engine, "connect", _set_up_writer)
     if not foreign_keys:
         event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = OFF"))
+    if not checkpoints:
+        event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA wal_autocheckpoint = 0"))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
 
