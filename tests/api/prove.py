@@ -192,7 +192,8 @@ def step_times(tokenizer: Tokenizer, place: str, *, count: int, steps: int) -> f
     """The median time of a step with so many requests.
 
     Args:
-        place: of the engine: ``alone``, without a server, or in a ``thread`` or a ``process`` beside one.
+        place: of the engine: ``alone``, without a server, in a ``thread`` beside one, in a thread that hands events on
+            ``at once``, as ours does not, or in a ``process``.
     """
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as held:
         path = f"{directory}/clock"
@@ -201,7 +202,8 @@ def step_times(tokenizer: Tokenizer, place: str, *, count: int, steps: int) -> f
         if place == "process":
             engine = held.enter_context(remote(path, DEVICE_S, HOST_S))
         else:
-            engine = SyntheticEngine(tokenizer, clock, device_s=DEVICE_S, host=host_work(HOST_S))
+            work = host_work(HOST_S)
+            engine = SyntheticEngine(tokenizer, clock, device_s=DEVICE_S, host=work, at_once=place == "at once")
         if place == "alone":
             engine.feed.subscribe(1)
             params = Params(max_new_tokens=steps + 1)
@@ -221,7 +223,7 @@ def step_times(tokenizer: Tokenizer, place: str, *, count: int, steps: int) -> f
 def compare_steps(*, count: int, steps: int, rounds: int) -> dict[str, float]:
     """Place -> median, over the rounds, of a step's time there over its time alone right before."""
     tokenizer = Tokenizer(web.small_tokenizer())
-    ratios: dict[str, list[float]] = {"thread": [], "process": []}
+    ratios: dict[str, list[float]] = {"thread": [], "at once": [], "process": []}
     for _ in range(rounds):
         for place, found in ratios.items():
             alone = step_times(tokenizer, "alone", count=count, steps=steps)
@@ -248,7 +250,7 @@ def main() -> int:
     if args.command == "step":
         ratios = compare_steps(count=args.streams, steps=300, rounds=args.rounds)
         for place, ratio in ratios.items():
-            print(f"{args.streams} streams, engine in a {place}: a step takes {ratio:.3f} of its time without them")
+            print(f"{args.streams} streams, {place}: a step takes {ratio:.3f} of its time without them")
         return 0 if ratios["thread"] < MAX_STEP else 1
     if args.command == "overload":
         both = overload(count=args.streams, steps=int(args.seconds * 100))

@@ -60,6 +60,7 @@ class SyntheticEngine(web.ScriptedEngine):
         rate: steps a second, if a step's work allows them: each waits as for a device, without the GIL.
         device_s: how long it waits instead, if it is not to keep to a rate.
         host: work of each step that comes before, as planning and launching do.
+        at_once: events are handed on before that work instead of while it waits, for comparison.
 
     Attributes:
         walls, works: each step's time by the clock and of its thread's CPU, seconds.
@@ -73,10 +74,12 @@ class SyntheticEngine(web.ScriptedEngine):
         rate: float = 0.0,
         device_s: float = 0.0,
         host: Callable[[], object] = lambda: None,
+        at_once: bool = False,
     ) -> None:
         super().__init__(lambda request: [])
         self._letters = [tokenizer.encode(chr(letter))[0] for letter in LETTERS]
         self._clock, self._rate, self._device_s, self._host = clock, rate, device_s, host
+        self._at_once = at_once
         self._due = 0.0
         self.ended = cast("Any", deque(maxlen=1000))
         self.walls: deque[float] = deque(maxlen=10_000)
@@ -90,8 +93,8 @@ class SyntheticEngine(web.ScriptedEngine):
 
     def step(self, meanwhile: Callable[[], None]) -> list[Any]:
         began, worked = time.perf_counter(), time.thread_time()
-        self._host()
-        meanwhile()
+        for work in (meanwhile, self._host) if self._at_once else (self._host, meanwhile):
+            work()
         now = time.monotonic()
         self._due = max(now, self._due + 1 / self._rate) if self._rate else now + self._device_s
         time.sleep(self._due - now)
