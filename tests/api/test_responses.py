@@ -119,7 +119,9 @@ def test_what_is_refused(scripted, fields, param, streams):
 def test_a_failure_in_the_stream_is_an_error_event(scripted, tokenizer):
     live = scripted(script=lambda request: spoken(tokenizer, "a b c d e f", 1), step_s=0.01)
     real = live.engine.step
-    live.engine.step = lambda meanwhile: real(meanwhile) if not live.engine.live or live.engine.seen[0].steps < 2 else 1 / 0
+    live.engine.step = lambda meanwhile: (
+        real(meanwhile) if not live.engine.live or live.engine.seen[0].steps < 2 else 1 / 0
+    )
     events = stream(live, {"input": "hi"})
     assert events[-1]["type"] == "error"
     assert "ZeroDivisionError" in events[-1]["message"]
