@@ -126,7 +126,7 @@ class Crowd:
         load = service.load()
         if load.free_pages * FREE < load.pages:
             # Requests grow into memory after they begin: no more do, and all go if somebody waits for it.
-            unheard = sum(exchange is None or not exchange.answer.tokens for exchange in self._running.values())
+            unheard = sum(exchange is None or not len(exchange.answer) for exchange in self._running.values())
             return 0 if load.waiting > unheard else self.running
         places = min(settings.max_batch_size, settings.max_concurrent_requests)
         others = service.permits_taken - self.running
