@@ -1,5 +1,6 @@
 import contextlib
 import os
+import shutil
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ if not torch.cuda.is_available():
 
 # The models of the tests are too small to gain from a second thread, and spinning for one slows a busy machine down.
 torch.set_num_threads(1)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking"]
 
 
 def pytest_addoption(parser):
@@ -90,3 +94,20 @@ def file(tmp_path):
     path = tmp_path / "log.db"
     migrate(log_url(str(path)))
     return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium, which can resolve no name.
+
+    Playwright's event loop counts as running in this thread until it is stopped: until then no test could run its own.
+    """
+    if not CHROMIUM:
+        assert "OPTIMUS_BROWSER" not in os.environ, "no chromium"
+        pytest.skip("no chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from tests.playground.conftest import CHROMIUM, FLAGS
+from tests.conftest import CHROMIUM, FLAGS
 
 OUT = Path(__file__).parent.parent / ".images"
 WIDE, NARROW = {"width": 1280, "height": 940}, {"width": 390, "height": 844}

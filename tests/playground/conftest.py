@@ -1,27 +1,4 @@
-import os
-import shutil
-
 import pytest
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Debian's Chromium, which can resolve no name.
-
-    Playwright's event loop counts as running in this thread until it is stopped: until then no test could run its own.
-    """
-    if not CHROMIUM:
-        assert "OPTIMUS_BROWSER" not in os.environ, "no chromium"
-        pytest.skip("no chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

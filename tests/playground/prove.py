@@ -15,7 +15,7 @@ from playwright.sync_api import CDPSession, sync_playwright
 
 from optimus_server.text.tokenizer import Tokenizer
 from tests import web
-from tests.playground.conftest import CHROMIUM, FLAGS
+from tests.conftest import CHROMIUM, FLAGS
 
 PLACES, STEP_S = 1024, 0.005
 LATE, BUSY, FRAMES = 1.10, 0.60, 60
