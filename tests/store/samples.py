@@ -7,7 +7,14 @@ from typing import Any
 
 from optimus_server.store.privacy import Privacy
 from optimus_server.store.recorder import Recorder
-from optimus_server.store.records import DecisionRecord, InstanceRecord, LoadRecord, RequestRecord, StepRecord
+from optimus_server.store.records import (
+    ActionRecord,
+    DecisionRecord,
+    InstanceRecord,
+    LoadRecord,
+    RequestRecord,
+    StepRecord,
+)
 from optimus_server.store.retention import Retention
 from optimus_server.store.session import log_url
 
@@ -61,6 +68,13 @@ def load(number: int = 0, **changes: Any) -> LoadRecord:
         "step_ms_p50": 10.0, "chunk_p50": 8.0,
     }  # fmt: skip
     return LoadRecord(**fields | changes)
+
+
+def action(number: int = 0, **changes: Any) -> ActionRecord:
+    fields: dict[str, Any] = {
+        "t_us": NOW_US + number * 10**6, "action": "set", "detail": f"chunk {number}", "address": "127.0.0.1",
+    }  # fmt: skip
+    return ActionRecord(**fields | changes)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from optimus_server.store.queries import Filter, Log
-from tests.store.samples import HOUR_US, NOW_US, decision, load, recording, request, trace
+from tests.store.samples import HOUR_US, NOW_US, action, decision, load, recording, request, trace
 
 START = NOW_US - NOW_US % HOUR_US
 
@@ -141,4 +141,16 @@ def test_load_is_averaged_to_a_number_of_points(place):
     assert [point["t_us"] for point in points] == [NOW_US + n * 10**7 for n in range(10)]
     assert [float(point["running"]) for point in points] == [4.5 + 10 * n for n in range(10)]
     assert len(log.load(NOW_US, NOW_US + 50 * 10**6, points=1000)) == 50
+    log.close()
+
+
+def test_what_operators_did_comes_newest_first_and_page_by_page(place):
+    with recording(place) as recorder:
+        for number in range(5):
+            recorder.submit(action(number))
+    log = Log(place)
+    first = log.actions(limit=3)
+    assert [row["detail"] for row in first] == ["chunk 4", "chunk 3", "chunk 2"]
+    assert [row["detail"] for row in log.actions(limit=3, before=first[-1]["id"])] == ["chunk 1", "chunk 0"]
+    assert (first[0]["t_us"], first[0]["action"], first[0]["address"]) == (NOW_US + 4 * 10**6, "set", "127.0.0.1")
     log.close()

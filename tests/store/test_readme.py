@@ -10,7 +10,7 @@ from optimus_server import store
 from optimus_server.store.queries import Filter, Log
 from optimus_server.store.session import log_url, reader
 from optimus_server.store.tables import Base
-from tests.store.samples import decision, load, recording, request
+from tests.store.samples import action, decision, load, recording, request
 
 README = Path(store.__file__).with_name("README.md").read_text()
 QUERIES = re.findall(r"(\w[^\n]*)\n\n```sql\n(.*?)```", README, re.DOTALL)
@@ -31,6 +31,7 @@ def full(place):
             recorder.submit(request(number, client="ab"[number % 2]))
             recorder.submit(decision(number))
             recorder.submit(load(number))
+            recorder.submit(action(number))
     return place
 
 
@@ -45,7 +46,7 @@ def test_the_queries_run_and_find_something(full, question, query):
 
 
 def test_there_are_queries():
-    assert len(QUERIES) == 8
+    assert len(QUERIES) == 9
 
 
 def test_the_notebook_runs(full, monkeypatch):

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from optimus_server.store.queries import Detail
+from optimus_server.store.answers import Detail
 from optimus_server.store.records import StepRecord
 from optimus_server.store.replay import FRESH, HELD, HIDDEN, MASK, frames, replay
 

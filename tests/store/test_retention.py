@@ -5,8 +5,16 @@ from sqlalchemy import func, select
 
 from optimus_server.store.retention import DAY_US, MINUTE_US, Retention, sweep
 from optimus_server.store.session import log_url, writer
-from optimus_server.store.tables import ChunkDecision, Instance, LoadSample, Request, RequestSteps, RequestText
-from tests.store.samples import NOW_US, decision, load, recording, request, settled
+from optimus_server.store.tables import (
+    ChunkDecision,
+    Instance,
+    LoadSample,
+    OperatorAction,
+    Request,
+    RequestSteps,
+    RequestText,
+)
+from tests.store.samples import NOW_US, action, decision, load, recording, request, settled
 from tests.web import wait_for
 
 
@@ -29,8 +37,9 @@ def test_old_requests_go_with_all_that_hangs_on_them(place, engine):
             recorder.submit(request(age, created_us=NOW_US - age * DAY_US))
             recorder.submit(decision(t_us=NOW_US - age * DAY_US))
             recorder.submit(load(t_us=NOW_US - age * DAY_US))
+            recorder.submit(action(t_us=NOW_US - age * DAY_US))
     assert sum(sweep(engine, Retention(days=30), NOW_US)) == 2
-    for table in (Request, RequestSteps, RequestText, ChunkDecision, LoadSample):
+    for table in (Request, RequestSteps, RequestText, ChunkDecision, LoadSample, OperatorAction):
         assert count(engine, table) == 2, table
 
 
@@ -83,6 +92,7 @@ def test_a_file_that_is_too_large_shrinks_from_its_oldest_end(file):
     with recording(str(file), log_text="full") as recorder:
         for number in range(3000):
             recorder.submit(request(number, prompt="x" * 1000))
+        recorder.submit(action())
     large = file.stat().st_size
     assert large > 3 * 2**20
     list(sweep(engine, Retention(mebibytes=3), NOW_US + DAY_US))
@@ -93,6 +103,7 @@ def test_a_file_that_is_too_large_shrinks_from_its_oldest_end(file):
         ).one()
     assert newest == NOW_US + 2999 * 10**6
     assert left == (newest - oldest) // 10**6 + 1 < 3000
+    assert count(engine, OperatorAction) == 1
     engine.dispose()
 
 

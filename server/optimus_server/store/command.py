@@ -13,9 +13,10 @@ from rich.console import Console
 from optimus_server import flags
 from optimus_server.errors import SettingsError
 from optimus_server.store import render
+from optimus_server.store.answers import Detail
 from optimus_server.store.export import TABLES, export
 from optimus_server.store.migrate import head, migrate
-from optimus_server.store.queries import GROUPS, Detail, Filter, Log
+from optimus_server.store.queries import GROUPS, Filter, Log
 from optimus_server.store.replay import replay
 from optimus_server.store.retention import Retention, sweep
 from optimus_server.store.session import file_of, log_url, shown, writer

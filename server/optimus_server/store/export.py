@@ -8,11 +8,11 @@ from sqlalchemy import Select, select
 
 from optimus_server.errors import SettingsError
 from optimus_server.store.queries import Filter, Log
-from optimus_server.store.tables import ChunkDecision, Instance, LoadSample, Request, RequestText
+from optimus_server.store.tables import ChunkDecision, Instance, LoadSample, OperatorAction, Request, RequestText
 
 AT_ONCE = 10_000
 TABLES: dict[str, Any] = {
-    table.__tablename__: table for table in (Request, RequestText, ChunkDecision, LoadSample, Instance)
+    table.__tablename__: table for table in (Request, RequestText, ChunkDecision, LoadSample, OperatorAction, Instance)
 }
 
 

@@ -15,10 +15,19 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from sqlalchemy import ColumnElement, Select, case, func, select
 
+from optimus_server.store.answers import ChunkUse, Detail, Group
 from optimus_server.store.records import StepRecord
 from optimus_server.store.session import log_url, reader
 from optimus_server.store.steps import decode
-from optimus_server.store.tables import ChunkDecision, Instance, LoadSample, Request, RequestSteps, RequestText
+from optimus_server.store.tables import (
+    ChunkDecision,
+    Instance,
+    LoadSample,
+    OperatorAction,
+    Request,
+    RequestSteps,
+    RequestText,
+)
 
 By = Literal["hour", "day", "client", "endpoint", "policy", "finish_reason", "status", "error_type"]
 Row = dict[str, Any]
@@ -70,61 +79,6 @@ class Filter:
 
 
 EVERYTHING = Filter()
-
-
-@dataclass(frozen=True, slots=True)
-class Detail:
-    """All the log knows of one request: its columns, its instance's, its steps, and its text if it was kept."""
-
-    request: dict[str, Any]
-    instance: dict[str, Any]
-    steps: list[StepRecord]
-    prompt: str | None
-    output: str | None
-    pieces: list[int]
-    truncated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Figures of some requests; milliseconds are of those that did not fail, None where nothing is known.
-
-    Attributes:
-        key: their common value; of hour and day, when it began, in microseconds.
-        tokens_per_step: generated tokens over steps.
-        positions_per_token: computed positions over generated tokens, the price of a token.
-    """
-
-    key: int | str | None
-    requests: int
-    failed: int
-    cancelled: int
-    prompt_tokens: int
-    generated_tokens: int
-    tokens_per_step: float | None
-    positions_per_token: float | None
-    ttft_p50: float | None
-    ttft_p95: float | None
-    total_p50: float | None
-    total_p95: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkUse:
-    """How rows of one chunk size that offered masks have done.
-
-    Attributes:
-        committed: tokens committed per row.
-        utilization: committed over computed positions.
-        batch, step_ms: means over the rows' steps.
-    """
-
-    chunk: int
-    rows: int
-    committed: float
-    utilization: float
-    batch: float
-    step_ms: float
 
 
 class Log:
@@ -268,6 +222,17 @@ class Log:
         query = select(t_us.label("t_us"), *(func.avg(LoadSample.__table__.c[name]).label(name) for name in means))
         query = query.where(LoadSample.t_us >= since_us, LoadSample.t_us < until_us)
         return self.rows(query.group_by(t_us).order_by(t_us))
+
+    def actions(self, *, limit: int = 50, before: int | None = None) -> list[Row]:
+        """What operators did, newest first.
+
+        Args:
+            before: the ``id`` of the last action of the page before.
+        """
+        query = select(OperatorAction.__table__)
+        if before is not None:
+            query = query.where(OperatorAction.id < before)
+        return self.rows(query.order_by(OperatorAction.id.desc()).limit(limit))
 
     def batches(self, query: Select[*tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a query, so many at a time, without holding all of them."""

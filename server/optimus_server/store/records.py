@@ -134,4 +134,14 @@ class LoadRecord:
     chunk_p50: float | None = None
 
 
-Record = RequestRecord | DecisionRecord | LoadRecord
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActionRecord:
+    """What an operator did; see ``tables.OperatorAction``."""
+
+    t_us: int
+    action: str
+    detail: str
+    address: str
+
+
+Record = RequestRecord | DecisionRecord | LoadRecord | ActionRecord

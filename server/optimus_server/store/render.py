@@ -10,7 +10,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from optimus_server.store.queries import By, ChunkUse, Detail, Group, Row
+from optimus_server.store.answers import ChunkUse, Detail, Group
+from optimus_server.store.queries import By, Row
 from optimus_server.store.records import StepRecord
 
 BAR = 24

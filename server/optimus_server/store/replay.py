@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from optimus_server.store.queries import Detail
+from optimus_server.store.answers import Detail
 from optimus_server.store.records import StepRecord
 
 MASK, HIDDEN = "░", "▪"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, Delete, Engine, delete, func, select
 from sqlalchemy.orm import aliased
 
-from optimus_server.store.tables import ChunkDecision, Instance, LoadSample, Request
+from optimus_server.store.tables import ChunkDecision, Instance, LoadSample, OperatorAction, Request
 
 AT_ONCE = 1000
 PAGES_AT_ONCE = 4000
@@ -40,6 +40,7 @@ def sweep(engine: Engine, limits: Retention, now_us: int | None = None) -> Itera
         oldest = now_us - limits.days * DAY_US
         yield from _repeat(engine, lambda _: oldest)
         with engine.begin() as connection:
+            connection.execute(delete(OperatorAction).where(OperatorAction.t_us < oldest))
             connection.execute(_unused_instances(oldest))
     if engine.dialect.name == "sqlite":
         if limits.mebibytes is not None:
@@ -77,7 +78,7 @@ def _thinning(before_us: int) -> Delete:
 def _unused_instances(before_us: int) -> Delete:
     used = [
         select(table.instance_id).where(table.instance_id == Instance.id).exists()
-        for table in (Request, ChunkDecision, LoadSample)
+        for table in (Request, ChunkDecision, LoadSample, OperatorAction)
     ]
     return delete(Instance).where(Instance.stopped_us < before_us, *(~rows for rows in used))
 

@@ -11,8 +11,16 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from optimus_server.store import steps
 from optimus_server.store.privacy import Privacy, storable
-from optimus_server.store.records import DecisionRecord, LoadRecord, Record, RequestRecord, StepRecord
-from optimus_server.store.tables import Base, ChunkDecision, LoadSample, Request, RequestSteps, RequestText
+from optimus_server.store.records import ActionRecord, DecisionRecord, LoadRecord, Record, RequestRecord, StepRecord
+from optimus_server.store.tables import (
+    Base,
+    ChunkDecision,
+    LoadSample,
+    OperatorAction,
+    Request,
+    RequestSteps,
+    RequestText,
+)
 
 Row = tuple[type[Base], dict[str, Any]]
 
@@ -31,11 +39,15 @@ def rows_of(record: Record, instance_id: str, privacy: Privacy) -> list[Row]:
             return [(ChunkDecision, {"instance_id": instance_id} | {n: getattr(record, n) for n in _DECISION})]
         case LoadRecord():
             return [(LoadSample, {"instance_id": instance_id} | {n: getattr(record, n) for n in _LOAD})]
+        case ActionRecord():
+            told = {"detail": storable(record.detail)[:1000], "address": storable(record.address)[:64]}
+            action = {"instance_id": instance_id, "t_us": record.t_us, "action": record.action}
+            return [(OperatorAction, action | told)]
 
 
 def insert_rows(connection: Connection, rows: Sequence[Row]) -> None:
     """Write rows, in one statement per table. A row that is there already stays: its commit got through after all."""
-    for table in (Request, RequestText, RequestSteps, ChunkDecision, LoadSample):
+    for table in (Request, RequestText, RequestSteps, ChunkDecision, LoadSample, OperatorAction):
         if values := [row for kind, row in rows if kind is table]:
             connection.execute(_insert(connection, table).on_conflict_do_nothing(), values)
 

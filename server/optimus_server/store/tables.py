@@ -205,3 +205,16 @@ class LoadSample(Base):
 
     # Stored in the order of time, by which all questions ask.
     __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012
+
+
+class OperatorAction(Base):
+    """What operators did on the admin pages. Forgotten by age only: a full log keeps its audit trail."""
+
+    __tablename__ = "operator_actions"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, comment="counts up")
+    instance_id: Mapped[str] = _column("the server", ForeignKey("instances.id"))
+    t_us: Mapped[int] = _column("time of the action")
+    action: Mapped[str] = _column("login, logout, set, pause, drain, cancel", _Short)
+    detail: Mapped[str] = _column("what was set to what, or which request", Text)
+    address: Mapped[str] = _column("where the operator's browser was", _Short)
