@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,7 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from optimus_server import __version__
-from optimus_server.api import admin, chat, clouds, crowd, generate, openapi, ops, responses, telemetry, tokenize
+from optimus_server.api import chat, clouds, crowd, generate, openapi, ops, responses, telemetry, tokenize
+from optimus_server.api.admin.office import Office
+from optimus_server.api.admin.routes import ROUTES as ADMIN_ROUTES
 from optimus_server.api.bulletin import Bulletin
 from optimus_server.api.exchange import Desk, desk_of
 from optimus_server.api.guards import ApiKey, Bugs, RequestId, render
@@ -55,17 +57,19 @@ def create_app(settings: Settings, backend: Backend, recorder: Recorder | None =
         ledger.metrics.watch("optimus_log_dropped", "records the request log dropped", lambda: counts().dropped)
         ledger.metrics.watch("optimus_log_waiting", "records not written yet", lambda: counts().waiting)
 
-    office = admin.Office.of(settings, service, ledger.bulletin)
+    office = Office.of(
+        settings, service, ledger.bulletin, block_size=backend.prompter.rules.block_size, recorder=recorder
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service.start()
         reading = asyncio.create_task(journal.run()) if journal else None
         try:
-            with ExitStack() as watching:
+            async with AsyncExitStack() as watching:
                 watching.enter_context(service.traces.watch(ledger.stepped))
                 if office:
-                    watching.enter_context(office.open())
+                    await watching.enter_async_context(office.open())
                 yield
         finally:
             await service.stop()
@@ -85,9 +89,9 @@ def create_app(settings: Settings, backend: Backend, recorder: Recorder | None =
     ]
     if settings.api_key:
         middleware.append(Middleware(ApiKey, key=settings.api_key))
-    middleware.append(Middleware(Bugs))
+    middleware.append(Middleware(Bugs, tell=ledger.bulletin.refused))
     app = Starlette(
-        routes=[*ROUTES, *admin.ROUTES, *(LOAD if settings.playground_load else ())],
+        routes=[*ROUTES, *ADMIN_ROUTES, *(LOAD if settings.playground_load else ())],
         middleware=middleware,
         exception_handlers={
             OptimusError: _on_error,
@@ -109,6 +113,7 @@ def create_app(settings: Settings, backend: Backend, recorder: Recorder | None =
         )
     app.state.journal = journal
     app.state.office = office
+    app.state.logged = LOGGED
     app.state.desk = desk = Desk(service, backend.prompter, settings, backend.facts, ledger)
     app.state.crowd = crowd.Crowd(desk)
     return app
@@ -193,7 +198,7 @@ def instance(settings: Settings, backend: Backend) -> InstanceRecord:
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, OptimusError)
     if request.method == "POST" and request.url.path in LOGGED and not isinstance(error, GenerationFailed):
-        desk_of(request).ledger.metrics.refused(error)
+        desk_of(request).ledger.refused(error)
     return render(request, error)
 
 

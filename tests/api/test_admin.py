@@ -7,7 +7,7 @@ import threading
 import httpx
 import pytest
 
-from optimus_server.api import access
+from optimus_server.api.admin import access
 from tests.web import wait_for
 
 TOKEN = "a long token"
@@ -50,20 +50,20 @@ def asking(live, name="mine", **parameters):
 def test_the_page_reads_without_scripts_and_trusts_nothing(scripted, browser):
     live = scripted("hello " * 60, step_s=0.02)
     client = browser(live)
-    name = '<b>"id"</b>'
+    name = '<u>"id"</u>'
     thread = asking(live, name)
     wait_for(lambda: live.engine.steps > 3)
     response = client.get("/admin")
     page = response.text
-    assert "&lt;b&gt;&#34;id&#34;&lt;/b&gt;" in page
-    assert "<b>" not in page
+    assert "&lt;u&gt;&#34;id&#34;&lt;/u&gt;" in page
+    assert "<u>" not in page
     assert EVIL not in page
     assert "manual" in page
     assert "org/scripted" in page
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
     assert "unsafe" not in policy
-    assert not re.findall(r"<script(?! src=)|<style|\sstyle=|\son\w+=", page)
+    assert not re.findall(r"<script(?![^>]* src=)|<style|\sstyle=|\son\w+=", page)
     assert not re.findall(r"(src|href)=.(https?:)?//", page)
     assert '<noscript><meta http-equiv="refresh"' in page
     assert act(client, "/admin/cancel", request_id=name).status_code == 303
@@ -216,7 +216,7 @@ def test_the_stream_tells_what_the_page_shows(scripted, browser):
     assert ticks[0]["type"] == "hello"
     [shown] = next(tick["requests"] for tick in ticks[1:] if tick["requests"])
     assert (shown["id"], shown["path"], shown["max"]) == ("mine", "/generate", 200)
-    assert 0 <= shown["done"] <= shown["stop"] <= shown["max"]
+    assert 0 <= shown["done"] <= shown["max"]
     [decision] = next(tick["decisions"] for tick in ticks[1:] if tick["decisions"])
     assert (decision["before"], decision["chunk"], decision["reason"]) == (None, 3, "manual")
     assert decision["predicted_ms"] == 1.0

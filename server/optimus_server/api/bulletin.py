@@ -1,4 +1,4 @@
-"""Which requests are running: told to whoever reads along when one begins or ends."""
+"""Which requests are running: told to whoever reads along when one begins, ends or is refused."""
 
 import contextlib
 import time
@@ -33,12 +33,23 @@ class Bulletin:
             "request_start", request_id, path=path, prompt_tokens=prompt_tokens, max_new_tokens=max_new_tokens
         )  # fmt: skip
 
-    def ended(self, request_id: str, *, outcome: str, generated_tokens: int, steps: int) -> None:
-        """``outcome`` is the reason of the end, an error's code, or that the client left."""
-        self.prompts.pop(request_id, None)
-        self._tell("request_end", request_id, outcome=outcome, generated_tokens=generated_tokens, steps=steps)
+    def ended(self, request_id: str, *, outcome: str, generated_tokens: int, steps: int, ttft_ms: float | None) -> None:
+        """How a request has ended.
 
-    def _tell(self, kind: str, request_id: str, **fields: Any) -> None:
+        Args:
+            outcome: the reason of the end, an error's code, or that the client left.
+            ttft_ms: from its arrival to the first token; None if there was none.
+        """
+        self.prompts.pop(request_id, None)
+        self._tell(
+            "request_end", request_id, outcome=outcome, generated_tokens=generated_tokens, steps=steps, ttft_ms=ttft_ms
+        )  # fmt: skip
+
+    def refused(self, status: int) -> None:
+        """A request was answered with an error before it began."""
+        self._tell("request_refused", None, status=status)
+
+    def _tell(self, kind: str, request_id: str | None, **fields: Any) -> None:
         if self._readers:
             event = {"type": kind, "v": 1, "request_id": request_id, "at": round(time.time(), 6)} | fields
             for reader in tuple(self._readers):

@@ -4,6 +4,7 @@ import hmac
 import logging
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -56,10 +57,14 @@ class Bugs:
     """Answers with a 500 when the application raises: inside the other guards, so that the answer has their headers.
 
     The traceback goes to the log; the client learns nothing of the server's inside.
+
+    Args:
+        tell: called with the status.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, tell: Callable[[int], None]) -> None:
         self.app = app
+        self._tell = tell
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -75,7 +80,9 @@ class Bugs:
             if started or scope["type"] != "http":
                 raise
             logger.exception("%s %s failed", scope["method"], scope["path"])
-            await render(Request(scope), OptimusError("internal error"))(scope, receive, send)
+            error = OptimusError("internal error")
+            self._tell(error.status)
+            await render(Request(scope), error)(scope, receive, send)
 
 
 class ApiKey:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from optimus_server.api.bulletin import Bulletin
 from optimus_server.api.metrics import Metrics
 from optimus_server.engine.telemetry import Decision, StepTrace
+from optimus_server.errors import OptimusError
 from optimus_server.text.answer import Answer
 from optimus_server.text.prompt import Prompt
 
@@ -64,6 +65,11 @@ class Ledger:
             entry.id, path=entry.path, prompt_tokens=len(prompt.ids), max_new_tokens=prompt.params.max_new_tokens
         )
 
+    def refused(self, error: OptimusError) -> None:
+        """A request that never reached the engine."""
+        self.metrics.refused(error)
+        self.bulletin.refused(error.status)
+
     def stepped(self, trace: StepTrace) -> None:
         """A step of the engine."""
         self.metrics.stepped(trace)
@@ -83,7 +89,11 @@ class Ledger:
             "POST %s: %s, %d prompt tokens, %d tokens in %.2f s, %d steps [%s]", entry.path, outcome,
             len(entry.prompt.ids), generated, total, steps, entry.id,
         )  # fmt: skip
-        self.bulletin.ended(entry.id, outcome=outcome, generated_tokens=generated, steps=steps)
+        first = entry.valid - entry.arrived + answer.first_token_s
+        self.bulletin.ended(
+            entry.id, outcome=outcome, generated_tokens=generated, steps=steps,
+            ttft_ms=round(first * 1e3, 3) if generated else None,
+        )  # fmt: skip
         if usage and outcome == answer.reason:
             self.metrics.answered(
                 usage,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-from sqlalchemy import ColumnElement, Select, case, func, select
+from sqlalchemy import URL, ColumnElement, Select, case, func, select
 
 from optimus_server.store.answers import ChunkUse, Detail, Group
 from optimus_server.store.records import StepRecord
@@ -85,14 +85,14 @@ class Log:
     """A log, opened for reading.
 
     Args:
-        place: a path or a PostgreSQL URL, as ``--log-db``.
+        place: a path or a PostgreSQL URL, as ``--log-db``, or such a place as a URL object.
 
     Raises:
         SettingsError: there is no such file, or the driver is missing.
     """
 
-    def __init__(self, place: str) -> None:
-        self._engine = reader(log_url(place))
+    def __init__(self, place: str | URL) -> None:
+        self._engine = reader(place if isinstance(place, URL) else log_url(place))
 
     def __enter__(self) -> Self:
         return self

@@ -65,6 +65,7 @@ class Recorder:
         self, url: URL, instance: InstanceRecord, privacy: Privacy, limits: Retention, *, busy_s: float = BUSY_S
     ) -> None:
         self.instance_id = instance.id
+        self.url = url
         self.privacy = privacy
         self._name = shown(url)
         self._limits = limits

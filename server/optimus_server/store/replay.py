@@ -39,7 +39,7 @@ def frames(detail: Detail) -> Iterator[Text]:
     """What each step shows."""
     first = next((step.frontier for step in detail.steps), 0)
     last = max((position + 1 for step in detail.steps for position in step.positions), default=first)
-    words = _words(detail, last - first)
+    words = texts(detail, last - first)
     committed: set[int] = set()
     for number, step in enumerate(detail.steps, start=1):
         committed |= set(step.positions)
@@ -69,7 +69,7 @@ def _canvas(words: list[str], first: int, step: StepRecord, committed: set[int],
     return text
 
 
-def _words(detail: Detail, count: int) -> list[str]:
+def texts(detail: Detail, count: int) -> list[str]:
     """The text of each position: the answer's, where it was kept, else a mark; past its end, what was never sent."""
     words, at = [], 0
     for characters in detail.pieces[:count] if detail.output else []:

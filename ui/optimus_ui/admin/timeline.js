@@ -1,31 +1,76 @@
-// The chunk timeline: a step line over a band (smallest to largest), the batch as an area, ticks where decisions changed.
-"use strict";
+// The chunk timeline: a step line over a band (smallest to largest), the batch as an area, and a mark for each decision
+// that can be chosen by pointer or by arrow keys.
 
-class Timeline {
-  constructor(canvas, seconds) {
-    this.canvas = canvas;
-    this.seconds = seconds;
-    this.points = [];
-    this.ticks = [];
-    this.due = false;
+const SHAPES = {
+  load_up: [[0, -6], [5, 5], [-5, 5]],
+  load_down: [[-5, -6], [5, -6], [0, 5]],
+  manual: [[0, -7], [5, 0], [0, 7], [-5, 0]],
+};
+const NEAR = 12;
+
+export class Timeline {
+  constructor(canvas, seconds, choose) {
+    Object.assign(this, { canvas, seconds, choose, points: [], marks: [], chosen: null, due: false });
     addEventListener("resize", () => this.ask());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.ask());
+    canvas.addEventListener("click", (event) => this.point(event.offsetX));
+    canvas.addEventListener("keydown", (event) => this.key(event));
+  }
+
+  reset() {
+    this.points = [];
+    this.marks = [];
   }
 
   add(points, decisions) {
     this.points.push(...points);
-    this.ticks.push(...decisions);
+    this.marks.push(...decisions);
     const last = this.points.length ? this.points[this.points.length - 1].at : 0;
     const recent = (one) => one.at > last - this.seconds;
     this.points = this.points.filter(recent);
-    this.ticks = this.ticks.filter(recent);
+    this.marks = this.marks.filter(recent);
+    this.canvas.setAttribute("aria-valuemin", 0);
+    this.canvas.setAttribute("aria-valuemax", this.marks.length);
     this.ask();
   }
 
+  // Draw before the next frame, once, however often this is asked.
   ask() {
     if (this.due) return;
     this.due = true;
-    requestAnimationFrame(() => { this.due = false; this.draw(); });
+    requestAnimationFrame(() => {
+      this.due = false;
+      this.draw();
+    });
+  }
+
+  select(decision) {
+    this.chosen = decision;
+    const at = this.marks.indexOf(decision);
+    this.canvas.setAttribute("aria-valuenow", at + 1);
+    this.canvas.setAttribute("aria-valuetext", `decision ${at + 1} of ${this.marks.length}: chunk ${decision.chunk}, ${decision.reason}`);
+    this.ask();
+  }
+
+  point(x) {
+    const far = (mark) => Math.abs(this.x(mark.at) - x);
+    const nearest = this.marks.reduce((best, mark) => (best && far(best) <= far(mark) ? best : mark), null);
+    if (nearest && far(nearest) < NEAR) this.choose(nearest);
+  }
+
+  key(event) {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
+    if (!step || !this.marks.length) return;
+    event.preventDefault();
+    const at = this.marks.indexOf(this.chosen), last = this.marks.length - 1;
+    const next = at < 0 ? last : Math.min(last, Math.max(0, at + step));
+    this.choose(this.marks[next]);
+  }
+
+  x(at) {
+    const end = this.points.length ? this.points[this.points.length - 1].at : at;
+    const left = 34, right = this.canvas.clientWidth - 34;
+    return right - ((end - at) / this.seconds) * (right - left);
   }
 
   draw() {
@@ -33,68 +78,85 @@ class Timeline {
     this.canvas.width = width * ratio;
     this.canvas.height = height * ratio;
     const pen = this.canvas.getContext("2d"), style = getComputedStyle(document.documentElement);
-    const color = (name) => style.getPropertyValue("--" + name);
+    const color = (name) => style.getPropertyValue(`--${name}`);
     pen.scale(ratio, ratio);
     if (!this.points.length) return;
-    const left = 34, right = width - 34, top = 8, bottom = height - 34;
-    const end = this.points[this.points.length - 1].at;
-    const x = (at) => right - (end - at) / this.seconds * (right - left);
-    const most = (name, least) => this.points.reduce((m, p) => Math.max(m, p[name]), least);
+    const left = 34, right = width - 34, top = 10, bottom = height - 42;
+    const most = (name, least) => this.points.reduce((found, point) => Math.max(found, point[name]), least);
     const chunks = Math.log2(Math.max(most("largest", 8), most("chunk", 8)) * 1.15 + 1), batches = most("batch", 4);
-    const yChunk = (c) => bottom - Math.log2(c + 1) / chunks * (bottom - top);
-    const yBatch = (b) => bottom - b / batches * (bottom - top) * 0.9;
+    const yChunk = (chunk) => bottom - (Math.log2(chunk + 1) / chunks) * (bottom - top);
+    const yBatch = (batch) => bottom - (batch / batches) * (bottom - top) * 0.9;
+    this.axes(pen, color, { left, right, bottom, chunks, batches, yChunk, yBatch });
 
     const area = (upper, lower, fill) => {
       pen.fillStyle = fill;
-      for (const [i, p] of this.points.entries()) {
-        const next = this.points[i + 1], from = x(p.at), to = next ? x(next.at) : from + 2;
-        const y = upper(p);
-        if (p.chunk || p.batch) pen.fillRect(from, y, to - from + 0.5, lower(p) - y);
+      for (const [i, point] of this.points.entries()) {
+        const next = this.points[i + 1], from = Math.max(left, this.x(point.at)), to = next ? this.x(next.at) : from + 2;
+        const y = upper(point);
+        if (point.chunk || point.batch) pen.fillRect(from, y, to - from + 0.5, lower(point) - y);
       }
     };
-    area((p) => yBatch(p.batch), () => bottom, color("area"));
-    area((p) => yChunk(p.largest), (p) => yChunk(p.smallest) + 1, color("band"));
+    area((point) => yBatch(point.batch), () => bottom, color("area"));
+    area((point) => yChunk(point.largest), (point) => yChunk(point.smallest) + 1, color("band"));
 
     pen.strokeStyle = color("accent");
     pen.lineWidth = 2;
     pen.beginPath();
     let before = null;
-    for (const p of this.points) {
-      const at = x(p.at), y = yChunk(p.chunk);
-      if (!p.chunk) before = null;
-      else if (before === null) { pen.moveTo(at, y); before = y; }
-      else { pen.lineTo(at, before); pen.lineTo(at, y); before = y; }
+    for (const point of this.points) {
+      const at = Math.max(left, this.x(point.at)), y = yChunk(point.chunk);
+      if (!point.chunk) before = null;
+      else if (before === null) pen.moveTo(at, (before = y));
+      else {
+        pen.lineTo(at, before);
+        pen.lineTo(at, (before = y));
+      }
     }
     pen.stroke();
+    for (const mark of this.marks) this.mark(pen, mark, bottom, top, color);
+  }
 
+  axes(pen, color, { left, right, bottom, chunks, batches, yChunk, yBatch }) {
     pen.font = "11px system-ui, sans-serif";
-    pen.fillStyle = color("dim");
-    pen.textAlign = "right";
     pen.textBaseline = "middle";
-    for (let c = 1; Math.log2(c + 1) < chunks; c *= 2) pen.fillText(String(c), left - 6, yChunk(c));
+    for (let chunk = 1; Math.log2(chunk + 1) < chunks; chunk *= 2) {
+      pen.fillStyle = color("pale");
+      pen.fillRect(left, yChunk(chunk), right - left, 1);
+      pen.fillStyle = color("dim");
+      pen.textAlign = "right";
+      pen.fillText(String(chunk), left - 7, yChunk(chunk));
+    }
     pen.textAlign = "left";
-    pen.fillText(String(batches), right + 6, yBatch(batches));
-    pen.fillText("batch", right + 2, yBatch(batches) + 13);
-    pen.textAlign = "center";
+    for (const batch of [batches, Math.round(batches / 2), 0]) pen.fillText(String(batch), right + 7, yBatch(batch));
     pen.textBaseline = "alphabetic";
-    for (let s = 0; s <= this.seconds; s += 30) pen.fillText(s ? "−" + s + " s" : "now", x(end - s), height - 4);
+    for (let s = 0; s <= this.seconds; s += 30) {
+      pen.textAlign = s ? (s === this.seconds ? "left" : "center") : "right";
+      pen.fillText(s ? `−${s} s` : "now", right - (s / this.seconds) * (right - left), bottom + 38);
+    }
     pen.fillStyle = color("rule");
     pen.fillRect(left, bottom, right - left, 1);
-    for (const tick of this.ticks) this.mark(pen, tick.reason, x(tick.at), bottom + 9, color(tick.reason));
   }
 
   // Shapes as in the legend, so that nobody needs the colors.
-  mark(pen, reason, x, y, fill) {
+  mark(pen, mark, bottom, top, color) {
+    const x = this.x(mark.at), y = bottom + 12;
     if (x < 30) return;
-    pen.fillStyle = fill;
-    const shape = {
-      load_up: [[0, -6], [4, 5], [-4, 5]], load_down: [[-4, -6], [4, -6], [0, 5]],
-      manual: [[0, -6], [4, 0], [0, 6], [-4, 0]],
-    }[reason];
+    if (mark === this.chosen) {
+      pen.fillStyle = color("manual");
+      pen.fillRect(x - 0.5, top, 1, bottom - top);
+      pen.strokeStyle = color("manual");
+      pen.lineWidth = 1.5;
+      pen.strokeRect(x - 8, y - 10, 16, 20);
+    }
+    pen.fillStyle = color(mark.reason);
     pen.beginPath();
+    const shape = SHAPES[mark.reason];
     if (shape) for (const [dx, dy] of shape) pen.lineTo(x + dx, y + dy);
-    else if (reason === "learned") pen.arc(x, y, 4, 0, 7);
-    else { const w = { slo: 8, hold: 5 }[reason] || 3; pen.rect(x - w / 2, y - 5, w, 10); }
+    else if (mark.reason === "learned") pen.arc(x, y, 4, 0, 7);
+    else {
+      const w = { slo: 8, hold: 5 }[mark.reason] || 3, h = mark.reason === "idle" ? 6 : 12;
+      pen.rect(x - w / 2, y - h / 2, w, h);
+    }
     pen.fill();
   }
 }

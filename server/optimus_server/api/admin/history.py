@@ -1,0 +1,145 @@
+"""What the request log remembers: GET /admin/requests with its filters, as a page and as CSV, and GET /admin/audit."""
+
+import csv
+import io
+from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from time import time_ns
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from sqlalchemy import select
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from optimus_server.api.admin.access import HEADERS, number
+from optimus_server.api.admin.office import Office
+from optimus_server.api.admin.views import operator, page, to
+from optimus_server.errors import Refused
+from optimus_server.store.queries import Filter, Log
+from optimus_server.store.tables import Request as Row
+
+PAGE = 50
+ROWS_AT_ONCE = 500
+PERIODS = {"1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "all": None}
+"""Name -> seconds."""
+ENDS = ("eos_token", "length", "stop_sequence", "cancelled")
+FIELDS = ("period", "status", "finish", "endpoint", "client", "min_ms")
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+async def requests(request: Request) -> Response:
+    """GET /admin/requests?period=&status=&finish=&endpoint=&client=&min_ms=&before=, or ?id= for one request."""
+    office, cookie = operator(request)
+    if cookie is None:
+        return to("/admin/login")
+    asked = request.query_params
+    name = asked.get("id", "").strip()
+    if name:
+        return to(f"/admin/requests/{quote(name, safe='')}")
+    log = log_of(office)
+    which = wanted(asked)
+    before = asked.get("before")
+    if before is not None and (len(before) != 22 or not _is_hex(before)):
+        raise Refused("`before` must be the id of a request in the log", status=422, code="admin")
+    rows = await office.ask(log.requests, which, limit=PAGE + 1, before=before)
+    given = {field: asked[field] for field in FIELDS if asked.get(field)}
+    older = urlencode(given | {"before": rows[PAGE - 1]["id"]}) if len(rows) > PAGE else None
+    return page(
+        request, office, "requests.html.j2", cookie=cookie,
+        rows=rows[:PAGE], given=given, older=older, first=not before,
+        query=urlencode(given), periods=PERIODS, ends=_same(ENDS), endpoints=_same(sorted(request.app.state.logged)),
+        slowest=max((row["total_ms"] for row in rows[:PAGE]), default=1.0),
+    )  # fmt: skip
+
+
+async def export(request: Request) -> Response:
+    """GET /admin/requests.csv, with the same filters: all requests that pass them, newest first."""
+    office, cookie = operator(request)
+    if cookie is None:
+        raise Refused("log in first", status=403, code="admin")
+    log, which = log_of(office), wanted(request.query_params)
+    headers = HEADERS | {"content-disposition": 'attachment; filename="requests.csv"'}
+    return StreamingResponse(_csv(log, which), media_type="text/csv", headers=headers)
+
+
+async def audit(request: Request) -> Response:
+    """GET /admin/audit?before=: what operators did, newest first."""
+    office, cookie = operator(request)
+    if cookie is None:
+        return to("/admin/login")
+    log = log_of(office)
+    before = number(request.query_params, "before", 1, 2**62)
+    rows = await office.ask(log.actions, limit=PAGE + 1, before=int(before) if before else None)
+    older = rows[PAGE - 1]["id"] if len(rows) > PAGE else None
+    return page(request, office, "audit.html.j2", cookie=cookie, rows=rows[:PAGE], older=older, first=not before)
+
+
+def log_of(office: Office) -> Log:
+    """Raises Refused with 404 if the server keeps no log."""
+    if office.log is None:
+        raise Refused("this server keeps no request log: it was started with --log-db off", status=404, code="admin")
+    return office.log
+
+
+def wanted(asked: Mapping[str, str]) -> Filter:
+    """The filter that a page's parameters describe; a period that is not given is the last day.
+
+    Raises:
+        Refused: 422, a parameter that is none of its values.
+    """
+    period = asked.get("period") or "24h"
+    if period not in PERIODS:
+        raise Refused(f"`period` must be one of {', '.join(PERIODS)}", status=422, code="admin")
+    seconds = PERIODS[period]
+    status = asked.get("status") or ""
+    which = Filter(
+        since_us=None if seconds is None else time_ns() // 1000 - seconds * 10**6,
+        finish_reason=asked.get("finish") or None,
+        endpoint=asked.get("endpoint") or None,
+        client=asked.get("client") or None,
+        min_ms=number(asked, "min_ms", 0, 1e9),
+    )
+    if status == "failed":
+        return replace(which, failed=True)
+    code = number(asked, "status", 100, 599)
+    return replace(which, status=None if code is None else int(code))
+
+
+async def _csv(log: Log, which: Filter) -> AsyncGenerator[bytes, None]:
+    with closing(_lines(log, which)) as lines:
+        async for line in iterate_in_threadpool(lines):
+            yield line
+
+
+def _lines(log: Log, which: Filter) -> Generator[bytes, None, None]:
+    """The file, some hundred rows at a time."""
+    columns = Row.__table__.columns
+    query = select(Row.__table__).where(*which.conditions()).order_by(Row.created_us.desc(), Row.id.desc())
+    yield _written([[column.name for column in columns]])
+    for rows in log.batches(query, ROWS_AT_ONCE):
+        yield _written([[_cell(value) for value in row] for row in rows])
+
+
+def _written(rows: Sequence[Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _cell(value: Any) -> Any:
+    """Bytes as hex; text that a spreadsheet would take for a formula, which clients could send, behind a quote."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return "'" + value if isinstance(value, str) and value.startswith(FORMULAS) else value
+
+
+def _same(values: Iterable[str]) -> list[tuple[str, None]]:
+    """Choices that are shown as they are."""
+    return [(value, None) for value in values]
+
+
+def _is_hex(text: str) -> bool:
+    return all(letter in "0123456789abcdef" for letter in text)
