@@ -34,15 +34,15 @@ export class Decisions {
       const made = row(cell(button), change, cell(reason(one.reason)), one.batch, one.queue, `${ms(one.predicted_ms)} ms`, `${ms(one.observed_ms)} ms`);
       made.addEventListener("click", () => this.chosen(one));
       tail.prepend(made);
-      this.rows.set(one, made);
+      this.rows.set(one.number, made);
     }
     while (tail.rows.length > TAIL) tail.lastElementChild.remove();
-    for (const [one, made] of this.rows) if (!made.isConnected) this.rows.delete(one);
+    for (const [number, made] of this.rows) if (!made.isConnected) this.rows.delete(number);
     tail.closest("section").querySelector(".empty").hidden = tail.rows.length > 0;
   }
 
   show(one) {
-    for (const [other, made] of this.rows) made.classList.toggle("chosen", other === one);
+    for (const [number, made] of this.rows) made.classList.toggle("chosen", number === one.number);
     const why = document.querySelector(`[data-reason=${one.reason}]`).dataset.why;
     const first = element("p", {}, element("b", {}, `${clock(one.at)}  chunk ${shown(one.before)} → ${one.chunk}`), "  ", reason(one.reason), `: ${why}.`);
     const off = one.predicted_ms ? ` (${one.observed_ms >= one.predicted_ms ? "+" : "−"}${Math.abs(Math.round(100 * (one.observed_ms / one.predicted_ms - 1)))} %)` : "";

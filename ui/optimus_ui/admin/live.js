@@ -60,7 +60,7 @@ function listen() {
   source.addEventListener("hello", (event) => {
     const past = JSON.parse(event.data);
     timeline.reset();
-    timeline.add(past.timeline, past.decisions);
+    timeline.add(past.timeline, past.marks);
     decisions.reset();
     decisions.add(past.decisions);
     slow(past);

@@ -33,8 +33,8 @@ export class Running {
     const svg = drawn("svg", { class: "cells", preserveAspectRatio: "none", role: "img" });
     const link = element("a", { href: `/admin/requests/${encodeURIComponent(request.id)}` }, request.id);
     const made = row(
-      cell(link, "id"), cell(request.path, "wide"), "", "", cell(request.prompt, "wide"), cell(svg), "", "",
-      cell("", "wide"), cell("", "wide"), cell(cancelForm(request.id)),
+      cell(link, "id"), cell(request.path, "wide"), cell("", "wide"), cell("", "wide"), cell(request.prompt, "wide"),
+      cell(svg), "", cell("", "wide"), cell("", "wide"), cell("", "wide"), cell(cancelForm(request.id)),
     );
     byId("live").append(made);
     this.rows.set(request.id, made);

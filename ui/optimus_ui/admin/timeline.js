@@ -6,11 +6,12 @@ const SHAPES = {
   load_down: [[-5, -6], [5, -6], [0, 5]],
   manual: [[0, -7], [5, 0], [0, 7], [-5, 0]],
 };
-const NEAR = 12;
+const NEAR = 12, APART = 11;
 
 export class Timeline {
   constructor(canvas, seconds, choose) {
-    Object.assign(this, { canvas, seconds, choose, points: [], marks: [], chosen: null, due: false });
+    Object.assign(this, { canvas, seconds, choose, points: [], marks: [], seen: [], chosen: null, due: false });
+    canvas.hidden = false;
     addEventListener("resize", () => this.ask());
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.ask());
     canvas.addEventListener("click", (event) => this.point(event.offsetX));
@@ -24,13 +25,11 @@ export class Timeline {
 
   add(points, decisions) {
     this.points.push(...points);
-    this.marks.push(...decisions);
+    this.marks.push(...decisions.filter((one) => one.before !== one.chunk || ["manual", "slo"].includes(one.reason)));
     const last = this.points.length ? this.points[this.points.length - 1].at : 0;
     const recent = (one) => one.at > last - this.seconds;
     this.points = this.points.filter(recent);
     this.marks = this.marks.filter(recent);
-    this.canvas.setAttribute("aria-valuemin", 0);
-    this.canvas.setAttribute("aria-valuemax", this.marks.length);
     this.ask();
   }
 
@@ -46,25 +45,25 @@ export class Timeline {
 
   select(decision) {
     this.chosen = decision;
-    const at = this.marks.indexOf(decision);
-    this.canvas.setAttribute("aria-valuenow", at + 1);
-    this.canvas.setAttribute("aria-valuetext", `decision ${at + 1} of ${this.marks.length}: chunk ${decision.chunk}, ${decision.reason}`);
+    const at = this.seen.findIndex((mark) => mark.number === decision.number);
+    const values = { min: 0, max: this.seen.length, now: at + 1, text: `chunk ${decision.chunk}, ${decision.reason}` };
+    for (const [name, value] of Object.entries(values)) this.canvas.setAttribute(`aria-value${name}`, value);
     this.ask();
   }
 
   point(x) {
     const far = (mark) => Math.abs(this.x(mark.at) - x);
-    const nearest = this.marks.reduce((best, mark) => (best && far(best) <= far(mark) ? best : mark), null);
+    const nearest = this.seen.reduce((best, mark) => (best && far(best) <= far(mark) ? best : mark), null);
     if (nearest && far(nearest) < NEAR) this.choose(nearest);
   }
 
   key(event) {
     const step = { ArrowLeft: -1, ArrowRight: 1, Home: -Infinity, End: Infinity }[event.key];
-    if (!step || !this.marks.length) return;
+    if (!step || !this.seen.length) return;
     event.preventDefault();
-    const at = this.marks.indexOf(this.chosen), last = this.marks.length - 1;
+    const at = this.seen.findIndex((mark) => mark.number === this.chosen?.number), last = this.seen.length - 1;
     const next = at < 0 ? last : Math.min(last, Math.max(0, at + step));
-    this.choose(this.marks[next]);
+    this.choose(this.seen[next]);
   }
 
   x(at) {
@@ -113,7 +112,19 @@ export class Timeline {
       }
     }
     pen.stroke();
-    for (const mark of this.marks) this.mark(pen, mark, bottom, top, color);
+    this.seen = this.thinned();
+    for (const mark of this.seen) this.mark(pen, mark, bottom, color);
+    if (this.chosen) this.line(pen, this.x(this.chosen.at), bottom, top, color);
+  }
+
+  // Marks that are not upon each other: of those, the chosen one or the newest.
+  thinned() {
+    const seen = this.marks.filter((mark) => mark.number === this.chosen?.number);
+    for (const mark of this.marks.toReversed()) {
+      const x = this.x(mark.at);
+      if (x > 30 && seen.every((other) => Math.abs(this.x(other.at) - x) >= APART)) seen.push(mark);
+    }
+    return seen.sort((one, other) => one.at - other.at);
   }
 
   axes(pen, color, { left, right, bottom, chunks, batches, yChunk, yBatch }) {
@@ -129,7 +140,7 @@ export class Timeline {
     pen.textAlign = "left";
     for (const batch of [batches, Math.round(batches / 2), 0]) pen.fillText(String(batch), right + 7, yBatch(batch));
     pen.textBaseline = "alphabetic";
-    for (let s = 0; s <= this.seconds; s += 30) {
+    for (let s = 0; s <= this.seconds; s += right - left < 400 ? 60 : 30) {
       pen.textAlign = s ? (s === this.seconds ? "left" : "center") : "right";
       pen.fillText(s ? `−${s} s` : "now", right - (s / this.seconds) * (right - left), bottom + 38);
     }
@@ -138,16 +149,8 @@ export class Timeline {
   }
 
   // Shapes as in the legend, so that nobody needs the colors.
-  mark(pen, mark, bottom, top, color) {
+  mark(pen, mark, bottom, color) {
     const x = this.x(mark.at), y = bottom + 12;
-    if (x < 30) return;
-    if (mark === this.chosen) {
-      pen.fillStyle = color("manual");
-      pen.fillRect(x - 0.5, top, 1, bottom - top);
-      pen.strokeStyle = color("manual");
-      pen.lineWidth = 1.5;
-      pen.strokeRect(x - 8, y - 10, 16, 20);
-    }
     pen.fillStyle = color(mark.reason);
     pen.beginPath();
     const shape = SHAPES[mark.reason];
@@ -158,5 +161,14 @@ export class Timeline {
       pen.rect(x - w / 2, y - h / 2, w, h);
     }
     pen.fill();
+  }
+
+  // Where the chosen decision was made.
+  line(pen, x, bottom, top, color) {
+    if (x < 30) return;
+    pen.fillStyle = pen.strokeStyle = color("manual");
+    pen.fillRect(x - 0.5, top, 1, bottom - top);
+    pen.lineWidth = 1.5;
+    pen.strokeRect(x - 8, bottom + 2, 16, 20);
   }
 }

@@ -33,6 +33,7 @@ class Board:
 
     Attributes:
         tail: decisions that changed the chunk size or its reason, newest last.
+        marks: of each tick the last decision that changed the chunk size or that the controller was not free in.
         timeline: what each tick has seen, newest last.
         audit: what operators have done, newest last.
     """
@@ -54,6 +55,7 @@ class Board:
         self._yields = Yields()
         self.requests = Requests(block_size, clock)
         self.tail: deque[dict[str, Any]] = deque(maxlen=TAIL)
+        self.marks: deque[dict[str, Any]] = deque(maxlen=TIMELINE)
         self.timeline: deque[dict[str, Any]] = deque(maxlen=TIMELINE)
         self.audit: deque[dict[str, Any]] = deque(maxlen=AUDIT)
 
@@ -92,6 +94,8 @@ class Board:
             "smallest": last.smallest if last else 0, "largest": last.largest if last else 0,
         }  # fmt: skip
         self.timeline.append(point)
+        marked = [one for one in new if one["before"] != one["chunk"] or one["reason"] in ("manual", "slo")]
+        self.marks.extend(marked[-1:])
         self._ticks += 1
         return {"point": point, "decisions": new} | (self.slow() if self._ticks % SLOW == 0 else {}) | self.now()
 

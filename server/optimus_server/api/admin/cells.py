@@ -13,6 +13,8 @@ from optimus_server.engine.telemetry import RowTrace, StepTrace
 
 CELL = 64
 """Steps a cell remembers."""
+ENOUGH = 8
+"""Steps before a cell says by how much the prediction is off: single steps wait for anything."""
 LEVELS = 7
 MINUTES = 10
 BARS = 8
@@ -47,7 +49,7 @@ class StepTimes:
     def table(self) -> list[dict[str, Any]]:
         """Medians, ascending by chunk and batch.
 
-        ``off`` is by which share steps took longer than predicted, None without a prediction; ``level`` is the shade
+        ``off`` is by which share steps took longer than predicted, None of too few; ``level`` is the shade
         of the measured time, from 0, the shortest of the table, to LEVELS - 1, the longest, in equal ratios.
         """
         found: list[dict[str, Any]] = []
@@ -58,7 +60,7 @@ class StepTimes:
                     "chunk": bounds(chunk), "batch": bounds(batch), "steps": len(cell),
                     "observed_ms": round(statistics.median(observed for observed, _ in cell) * 1e3, 2),
                     "predicted_ms": round(statistics.median(predicted for _, predicted in cell) * 1e3, 2),
-                    "off": round(statistics.median(ratios), 3) if ratios else None,
+                    "off": round(statistics.median(ratios), 3) if len(ratios) >= ENOUGH else None,
                 }
             )  # fmt: skip
         logs = [math.log(max(cell["observed_ms"], 1e-3)) for cell in found]

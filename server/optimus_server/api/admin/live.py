@@ -45,9 +45,8 @@ async def events(request: Request) -> Response:
 
 async def _writes(office: Office, reader: Reader) -> AsyncGenerator[bytes, None]:
     board = office.board
-    yield named_event(
-        {"type": "hello", "timeline": list(board.timeline), "decisions": list(board.tail)} | board.slow()
-    )  # fmt: skip
+    past = {"timeline": list(board.timeline), "marks": list(board.marks), "decisions": list(board.tail)[-DECISIONS:]}
+    yield named_event({"type": "hello"} | past | board.slow())
     while not office.service.draining:
         yield await reader.take()
 

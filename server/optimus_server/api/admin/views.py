@@ -103,6 +103,7 @@ def _templates() -> Environment:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["clock"] = lambda at: _utc(at).strftime("%H:%M:%S")
+    environment.filters["day"] = lambda at: _utc(at).strftime("%m-%d")
     environment.filters["when"] = lambda at: _utc(at).strftime("%Y-%m-%d %H:%M:%S")
     environment.filters["iso"] = lambda at: _utc(at).isoformat(timespec="milliseconds")
     environment.filters["shown"] = lambda value: "\N{EN DASH}" if value is None else value
