@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from optimus_server.api.admin.access import HEADERS, number
-from optimus_server.api.admin.office import Office
+from optimus_server.api.admin.office import Office, shown_action
 from optimus_server.api.admin.views import operator, page, to
 from optimus_server.errors import Refused
 from optimus_server.store.queries import Filter, Log
@@ -74,7 +74,10 @@ async def audit(request: Request) -> Response:
     before = number(request.query_params, "before", 1, 2**62)
     rows = await office.ask(log.actions, limit=PAGE + 1, before=int(before) if before else None)
     older = rows[PAGE - 1]["id"] if len(rows) > PAGE else None
-    return page(request, office, "audit.html.j2", cookie=cookie, rows=rows[:PAGE], older=older, first=not before)
+    return page(
+        request, office, "audit.html.j2", cookie=cookie,
+        rows=list(map(shown_action, rows[:PAGE])), older=older, first=not before,
+    )  # fmt: skip
 
 
 def log_of(office: Office) -> Log:
