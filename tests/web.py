@@ -160,10 +160,10 @@ def spoken(tokenizer: Tokenizer, text: str, per_step: int = 3, end: bool = True)
 
 
 class Live:
-    """A running server: its URL, its engine and its service, and requests to it."""
+    """A running server: its URL, its application, its engine and its service, and requests to it."""
 
-    def __init__(self, url: str, engine: Any, service: Any) -> None:
-        self.url, self.engine, self.service = url, engine, service
+    def __init__(self, url: str, engine: Any, app: Any) -> None:
+        self.url, self.engine, self.app, self.service = url, engine, app, app.state.desk.service
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=30, **options)
@@ -194,7 +194,7 @@ def listening(app: Any, engine: Any) -> Iterator[Live]:
     try:
         wait_for(lambda: server.started, 10)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield Live(f"http://127.0.0.1:{port}", engine, app.state.desk.service)
+        yield Live(f"http://127.0.0.1:{port}", engine, app)
     finally:
         server.should_exit = True
         thread.join()
@@ -212,7 +212,7 @@ def application(
     engine: Any, tokenizer: Tokenizer, *, rule: dict[str, Any] | None = None, recorder: Any = None, **settings: Any
 ) -> Any:
     facts = Facts("org/scripted", "sdar_shift", "float32", "cpu", MASK, "cpu+optimized", 4096, ladder=(1, 2, 4, 8, 16))
-    backend = ServerBackend(engine, Prompter(tokenizer, rules(**rule or {})), facts, 1)
+    backend = ServerBackend(engine, Prompter(tokenizer, rules(**rule or {})), facts, 1, engine.feed)
     # Most tests ask nothing of it, and it takes seconds to import.
     return create_app(Settings(**{"no_playground": True} | settings), backend, recorder)
 
