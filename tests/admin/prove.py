@@ -157,6 +157,7 @@ def questions(live: Live, *, rounds: int = 5) -> dict[str, float]:
         last = live.app.state.office.log.requests(limit=50)[-1]["id"]
         paths = {
             "last day": "/admin/requests",
+            "last week": "/admin/requests?period=7d",
             "all times": "/admin/requests?period=all",
             "the page after": f"/admin/requests?period=all&before={last}",
             "failed": "/admin/requests?period=all&status=failed",

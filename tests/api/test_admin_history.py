@@ -10,11 +10,12 @@ import httpx
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from optimus_server.api.admin.curves import HIGH, WIDE, curves
 from optimus_server.api.admin.detail import phases
 from optimus_server.store.queries import Filter, Log
 from optimus_server.store.records import RequestRecord
 from tests.api.test_admin import TOKEN, act
-from tests.store.samples import HOUR_US, action, recording, request, settled, trace
+from tests.store.samples import HOUR_US, action, load, recording, request, settled, trace
 
 EVIL = "<script>alert(1)</script>"
 BROWSER = {"accept": "text/html,*/*"}
@@ -98,6 +99,25 @@ def test_a_request_is_opened_by_its_id(client, filled):
     answer = client.get("/admin/requests", params={"id": " request-7 "})
     assert answer.headers["location"] == "/admin/requests/request-7"
     assert client.get("/admin/requests", params={"id": "a/b?c"}).headers["location"] == "/admin/requests/a%2Fb%3Fc"
+
+
+def test_the_load_of_a_period_is_drawn(client, recorder, now_us):
+    assert "Load of this period" not in client.get("/admin/requests").text
+    for second in range(600):
+        recorder.submit(load(t_us=now_us - second * 10**6, tok_s=300.0 if second == 7 else 100.0))
+    settled(recorder)
+    page = client.get("/admin/requests?period=1h").text
+    assert re.search(r"tokens/s <span>mean <b>100</b>, most 11[34]<", page)
+    assert page.count("<figure>") == 6
+    assert "Load of this period" not in client.get("/admin/requests?period=all").text
+
+
+def test_curves_are_lines_with_gaps():
+    rows = [{"t_us": at, "running": value} | dict.fromkeys(("tok_s", "waiting", "step_ms_p50", "chunk_p50", "kv"))
+            for at, value in ((0, 0), (1, 2), (2, 4), (100, 4))]  # fmt: skip
+    [curve] = curves(rows, 0, WIDE)
+    assert (curve.name, curve.mean, curve.most) == ("running", 2.5, 4)
+    assert curve.path == f"M0.0 {HIGH - 1}.0h1L1.0 {HIGH / 2:.1f}L2.0 1.0M100.0 1.0h1"
 
 
 def test_csv_is_what_the_log_holds(client, filled, file, recorder, now_us):

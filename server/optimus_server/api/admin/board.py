@@ -84,8 +84,12 @@ class Board:
             self.tail.append(entry)
             self._new.append(entry)
 
-    def tick(self) -> dict[str, Any]:
-        """Everything that has happened since the last tick, and how things stand."""
+    def tick(self, *, watched: bool) -> dict[str, Any]:
+        """Go on by one point of the timeline.
+
+        Args:
+            watched: somebody wants to know everything that has happened since the last tick, and how things stand.
+        """
         new, self._new = self._new[-TAIL:], []
         rows, self._rows = self._rows, []
         last = self._last if rows else None
@@ -97,6 +101,8 @@ class Board:
         marked = [one for one in new if one["before"] != one["chunk"] or one["reason"] in ("manual", "slo")]
         self.marks.extend(marked[-1:])
         self._ticks += 1
+        if not watched:
+            return {}
         return {"point": point, "decisions": new} | (self.slow() if self._ticks % SLOW == 0 else {}) | self.now()
 
     def now(self) -> dict[str, Any]:

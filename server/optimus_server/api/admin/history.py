@@ -1,20 +1,19 @@
 """What the request log remembers: GET /admin/requests with its filters, as a page and as CSV, and GET /admin/audit."""
 
+import asyncio
 import csv
 import io
-from collections.abc import AsyncGenerator, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from time import time_ns
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from sqlalchemy import select
-from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from optimus_server.api.admin.access import HEADERS, number
+from optimus_server.api.admin.curves import HIGH, WIDE, Curve, curves
 from optimus_server.api.admin.office import Office, shown_action
 from optimus_server.api.admin.views import operator, page, to
 from optimus_server.errors import Refused
@@ -23,6 +22,8 @@ from optimus_server.store.tables import Request as Row
 
 PAGE = 50
 ROWS_AT_ONCE = 500
+BREATH_S = 0.01
+"""Between two parts of a file, so that writing a long one leaves the interpreter to the engine most of the time."""
 PERIODS = {"1h": 3600, "24h": 86_400, "7d": 7 * 86_400, "all": None}
 """Name -> seconds."""
 ENDS = ("eos_token", "length", "stop_sequence", "cancelled")
@@ -45,11 +46,12 @@ async def requests(request: Request) -> Response:
     if before is not None and (len(before) != 22 or not _is_hex(before)):
         raise Refused("`before` must be the id of a request in the log", status=422, code="admin")
     rows = await office.ask(log.requests, which, limit=PAGE + 1, before=before)
+    load = await _load(office, log, which) if before is None else []
     given = {field: asked[field] for field in FIELDS if asked.get(field)}
     older = urlencode(given | {"before": rows[PAGE - 1]["id"]}) if len(rows) > PAGE else None
     return page(
         request, office, "requests.html.j2", cookie=cookie,
-        rows=rows[:PAGE], given=given, older=older, first=not before,
+        rows=rows[:PAGE], load=load, wide=WIDE, high=HIGH, given=given, older=older, first=not before,
         query=urlencode(given), periods=PERIODS, ends=_same(ENDS), endpoints=_same(sorted(request.app.state.logged)),
         slowest=max((row["total_ms"] for row in rows[:PAGE]), default=1.0),
     )  # fmt: skip
@@ -62,7 +64,7 @@ async def export(request: Request) -> Response:
         raise Refused("log in first", status=403, code="admin")
     log, which = log_of(office), wanted(request.query_params)
     headers = HEADERS | {"content-disposition": 'attachment; filename="requests.csv"'}
-    return StreamingResponse(_csv(log, which), media_type="text/csv", headers=headers)
+    return StreamingResponse(_csv(office, log, which), media_type="text/csv", headers=headers)
 
 
 async def audit(request: Request) -> Response:
@@ -111,19 +113,22 @@ def wanted(asked: Mapping[str, str]) -> Filter:
     return replace(which, status=None if code is None else int(code))
 
 
-async def _csv(log: Log, which: Filter) -> AsyncGenerator[bytes, None]:
-    with closing(_lines(log, which)) as lines:
-        async for line in iterate_in_threadpool(lines):
-            yield line
+async def _load(office: Office, log: Log, which: Filter) -> list[Curve]:
+    """Of a period that has a beginning."""
+    if which.since_us is None:
+        return []
+    until_us = time_ns() // 1000
+    return curves(await office.ask(log.load, which.since_us, until_us, points=WIDE), which.since_us, until_us)
 
 
-def _lines(log: Log, which: Filter) -> Generator[bytes, None, None]:
-    """The file, some hundred rows at a time."""
-    columns = Row.__table__.columns
-    query = select(Row.__table__).where(*which.conditions()).order_by(Row.created_us.desc(), Row.id.desc())
-    yield _written([[column.name for column in columns]])
-    for rows in log.batches(query, ROWS_AT_ONCE):
-        yield _written([[_cell(value) for value in row] for row in rows])
+async def _csv(office: Office, log: Log, which: Filter) -> AsyncGenerator[bytes, None]:
+    """The file, some hundred rows at a time, each a query of its own: a slow reader holds no transaction open."""
+    yield _written([[column.name for column in Row.__table__.columns]])
+    before: str | None = None
+    while rows := await office.ask(log.requests, which, limit=ROWS_AT_ONCE, before=before):
+        yield _written([[_cell(value) for value in row.values()] for row in rows])
+        before = rows[-1]["id"]
+        await asyncio.sleep(BREATH_S)
 
 
 def _written(rows: Sequence[Sequence[Any]]) -> bytes:

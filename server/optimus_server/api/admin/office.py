@@ -94,8 +94,8 @@ class Office:
             await asyncio.sleep(TICK_S)
             if self._readers:
                 self.board.requests.look()
-            tick = self.board.tick()
-            if self._readers:
+            tick = self.board.tick(watched=bool(self._readers))
+            if tick:
                 # Written once, however many pages are open.
                 write = named_event({"type": "tick"} | tick)
                 for reader in self._readers:
