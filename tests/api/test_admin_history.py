@@ -102,22 +102,30 @@ def test_a_request_is_opened_by_its_id(client, filled):
 
 
 def test_the_load_of_a_period_is_drawn(client, recorder, now_us):
-    assert "Load of this period" not in client.get("/admin/requests").text
+    assert "h-load" not in client.get("/admin/requests").text
+    # Ten minutes, so that a point is the mean of two or three seconds.
     for second in range(600):
         recorder.submit(load(t_us=now_us - second * 10**6, tok_s=300.0 if second == 7 else 100.0))
     settled(recorder)
     page = client.get("/admin/requests?period=1h").text
-    assert re.search(r"tokens/s <span>mean <b>100</b>, most 11[34]<", page)
+    assert re.search(r"tokens/s <span>mean <b>10[01]</b> · max (167|200|233|300)<", page)
     assert page.count("<figure>") == 6
-    assert "Load of this period" not in client.get("/admin/requests?period=all").text
+    assert "h-load" not in client.get("/admin/requests?period=all").text
+
+
+def samples(*points):
+    """Load samples at some seconds, with so many requests running."""
+    empty = dict.fromkeys(("tok_s", "waiting", "step_ms_p50", "chunk_p50", "kv"))
+    return [empty | {"t_us": second * 10**6, "running": running} for second, running in points]
 
 
 def test_curves_are_lines_with_gaps():
-    rows = [{"t_us": at, "running": value} | dict.fromkeys(("tok_s", "waiting", "step_ms_p50", "chunk_p50", "kv"))
-            for at, value in ((0, 0), (1, 2), (2, 4), (100, 4))]  # fmt: skip
-    [curve] = curves(rows, 0, WIDE)
+    [curve] = curves(samples((0, 0), (10, 2), (20, 4), (1000, 4)), 0, WIDE * 10**7)
     assert (curve.name, curve.mean, curve.most) == ("running", 2.5, 4)
     assert curve.path == f"M0.0 {HIGH - 1}.0h1L1.0 {HIGH / 2:.1f}L2.0 1.0M100.0 1.0h1"
+    # Of a period of a minute a second is wide, and still no gap.
+    [curve] = curves(samples((0, 4), (1, 4), (9, 4)), 0, 60 * 10**6)
+    assert curve.path == "M0.0 1.0h1L4.0 1.0M36.0 1.0h1"
 
 
 def test_csv_is_what_the_log_holds(client, filled, file, recorder, now_us):

@@ -141,6 +141,8 @@ def test_load_is_averaged_to_a_number_of_points(place):
     assert [point["t_us"] for point in points] == [NOW_US + n * 10**7 for n in range(10)]
     assert [float(point["running"]) for point in points] == [4.5 + 10 * n for n in range(10)]
     assert len(log.load(NOW_US, NOW_US + 50 * 10**6, points=1000)) == 50
+    assert log.first_load(NOW_US + 1) == NOW_US + 10**6
+    assert log.first_load(NOW_US + 100 * 10**6) is None
     log.close()
 
 

@@ -234,6 +234,12 @@ class Log:
             query = query.where(OperatorAction.id < before)
         return self.rows(query.order_by(OperatorAction.id.desc()).limit(limit))
 
+    def first_load(self, since_us: int) -> int | None:
+        """When the first load sample from a time on was taken; None if there is none."""
+        query = select(func.min(LoadSample.t_us).label("t_us")).where(LoadSample.t_us >= since_us)
+        first: int | None = self.rows(query)[0]["t_us"]
+        return first
+
     def batches(self, query: Select[*tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a query, so many at a time, without holding all of them."""
         with self._engine.connect().execution_options(yield_per=size) as connection:

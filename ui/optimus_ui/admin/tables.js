@@ -21,7 +21,7 @@ const sizes = (entries, name) => [...new Map(entries.map((one) => [one[name][0],
 export function times(entries) {
   const table = byId("times"), chunks = sizes(entries, "chunk").reverse(), batches = sizes(entries, "batch");
   const head = batches.map((batch) => element("th", { scope: "col" }, size(batch)));
-  table.tHead.replaceChildren(element("tr", {}, element("th", { scope: "col" }, "chunk ↓ batch →"), ...head));
+  table.tHead.replaceChildren(element("tr", {}, element("th", { scope: "col" }, "chunk ↓ batch →"), ...head));
   const found = (chunk, batch) => entries.find((one) => one.chunk[0] === chunk[0] && one.batch[0] === batch[0]);
   table.tBodies[0].replaceChildren(...chunks.map((chunk) =>
     element("tr", {}, element("th", { scope: "row" }, size(chunk)), ...batches.map((batch) => heat(found(chunk, batch))))));

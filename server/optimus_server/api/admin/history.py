@@ -46,12 +46,12 @@ async def requests(request: Request) -> Response:
     if before is not None and (len(before) != 22 or not _is_hex(before)):
         raise Refused("`before` must be the id of a request in the log", status=422, code="admin")
     rows = await office.ask(log.requests, which, limit=PAGE + 1, before=before)
-    load = await _load(office, log, which) if before is None else []
+    load_us, load = await _load(office, log, which) if before is None else (0, [])
     given = {field: asked[field] for field in FIELDS if asked.get(field)}
     older = urlencode(given | {"before": rows[PAGE - 1]["id"]}) if len(rows) > PAGE else None
     return page(
         request, office, "requests.html.j2", cookie=cookie,
-        rows=rows[:PAGE], load=load, wide=WIDE, high=HIGH, given=given, older=older, first=not before,
+        rows=rows[:PAGE], load=load, load_us=load_us, wide=WIDE, high=HIGH, given=given, older=older, first=not before,
         query=urlencode(given), periods=PERIODS, ends=_same(ENDS), endpoints=_same(sorted(request.app.state.logged)),
         slowest=max((row["total_ms"] for row in rows[:PAGE]), default=1.0),
     )  # fmt: skip
@@ -113,12 +113,15 @@ def wanted(asked: Mapping[str, str]) -> Filter:
     return replace(which, status=None if code is None else int(code))
 
 
-async def _load(office: Office, log: Log, which: Filter) -> list[Curve]:
-    """Of a period that has a beginning."""
+async def _load(office: Office, log: Log, which: Filter) -> tuple[int, list[Curve]]:
+    """Of a period that has a beginning, from its first sample on: when that was, and the curves."""
     if which.since_us is None:
-        return []
-    until_us = time_ns() // 1000
-    return curves(await office.ask(log.load, which.since_us, until_us, points=WIDE), which.since_us, until_us)
+        return 0, []
+    since_us, until_us = await office.ask(log.first_load, which.since_us), time_ns() // 1000
+    if since_us is None or since_us >= until_us:
+        return 0, []
+    rows = await office.ask(log.load, since_us, until_us, points=WIDE)
+    return since_us, curves(rows, since_us, until_us)
 
 
 async def _csv(office: Office, log: Log, which: Filter) -> AsyncGenerator[bytes, None]:

@@ -21,8 +21,8 @@ KINDS = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 WHY: dict[Reason, str] = {
     "hold": "nothing speaks for another size",
-    "load_up": "a step would compute more positions than when the size was chosen, so it shrank",
-    "load_down": "a step would compute fewer positions than when the size was chosen, so it grew",
+    "load_up": "a step would compute more positions than when the size was chosen, which favors smaller chunks",
+    "load_down": "a step would compute fewer positions than when the size was chosen, which favors larger chunks",
     "learned": "measured yields or step times moved the optimum",
     "slo": "the best size would miss the target for the time per output token",
     "manual": "an operator or the requests themselves fixed it",
@@ -108,7 +108,7 @@ def _templates() -> Environment:
     environment.filters["iso"] = lambda at: _utc(at).isoformat(timespec="milliseconds")
     environment.filters["shown"] = lambda value: "\N{EN DASH}" if value is None else value
     environment.filters["size"] = size
-    environment.filters["ms"] = milliseconds
+    environment.filters["short"] = short
     return environment
 
 
@@ -118,8 +118,8 @@ def size(bounds: tuple[int, int]) -> str:
     return str(low) if low == high else f"{low}\N{EN DASH}{high}"
 
 
-def milliseconds(value: float | None) -> str:
-    """A duration with as many digits as can be read: 0.42, 12.3, 1 840."""
+def short(value: float | None) -> str:
+    """A number with as many digits as are read: 0.42, 12.3, 1 840."""
     if value is None:
         return "\N{EN DASH}"
     if value < 10:
