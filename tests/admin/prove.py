@@ -50,9 +50,9 @@ def page_cost(live: Live, *, readers: int, pairs: int, seconds: float, rows: int
     cpu: list[float] = []
     step = live.engine.step
 
-    def timed() -> Any:
+    def timed(*args: Any) -> Any:
         began, worked = time.perf_counter(), time.thread_time()
-        events = step()
+        events = step(*args)
         wall.append(time.perf_counter() - began)
         cpu.append(time.thread_time() - worked)
         return events

@@ -91,6 +91,22 @@ def test_a_pinned_chunk_is_what_steps_show_and_the_reason_is_manual(demo, page):
         wait_for(lambda: demo.service.knobs.chunk is None)
 
 
+def test_what_is_entered_stays_until_it_is_sent(demo, page, visit):
+    page.select_option("#knobs select", "16")
+    other = visit(demo.url + "/admin")
+    other.fill("#knobs [name=tpot_ms]", "40")
+    other.get_by_role("button", name="Apply").click()
+    page.get_by_text("in force: chunk auto, target 40 ms").wait_for()
+    assert page.input_value("#knobs select") == "16"
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_text("in force: chunk 16, target none").wait_for()
+    other.get_by_text("in force: chunk 16, target none").wait_for()
+    until(other, "document.querySelector('#knobs select').value === '16'")
+    page.select_option("#knobs select", "auto")
+    page.get_by_role("button", name="Apply").click()
+    page.get_by_text("in force: chunk auto, target none").wait_for()
+
+
 def test_admission_is_paused_and_goes_on(demo, page):
     page.get_by_role("button", name="Pause admission").click()
     page.get_by_text("Admission is paused").wait_for()

@@ -129,7 +129,9 @@ def test_curves_are_lines_with_gaps():
 
 
 def test_csv_is_what_the_log_holds(client, filled, file, recorder, now_us):
-    recorder.submit(request(600, created_us=now_us, user_agent='=HYPERLINK("http://evil")', request_id="+1", seed=5))
+    recorder.submit(
+        request(600, created_us=now_us + 1, user_agent='=HYPERLINK("http://evil")', request_id="+1", seed=5)
+    )
     settled(recorder)
     answer = client.get("/admin/requests.csv?status=failed")
     assert answer.headers["content-disposition"] == 'attachment; filename="requests.csv"'

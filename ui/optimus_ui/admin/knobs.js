@@ -6,6 +6,10 @@ const WORDS = {
   closed: [["New requests are taken", "Drain"], ["New requests are refused", "Open"]],
 };
 
+// What an operator has entered and not sent yet stays.
+let edited = false;
+byId("knobs").addEventListener("input", () => { edited = true; });
+
 export function knobs(set) {
   for (const [name, words] of Object.entries(WORDS)) {
     const on = Number(set[name]), place = document.querySelector(`[data-knob=${name}]`);
@@ -15,7 +19,9 @@ export function knobs(set) {
     place.querySelector("[name=on]").value = 1 - on;
   }
   const form = byId("knobs");
-  if (form.contains(document.activeElement)) return;
+  const target_ms = set.tpot_ms ? `${set.tpot_ms} ms` : "none";
+  byId("force").textContent = `in force: chunk ${set.chunk || "auto"}, target ${target_ms}`;
+  if (edited || form.contains(document.activeElement)) return;
   const { chunk, tpot_ms: target } = form.elements, value = String(set.chunk || "auto");
   if (![...chunk.options].some((option) => option.value === value)) {
     chunk.append(element("option", { value }, `pinned to ${value}`));
@@ -36,6 +42,7 @@ export function sendForms(told) {
     if (answer && answer.type === "opaqueredirect") {
       // The form shows what the server says only while nobody is typing in it.
       if (form.contains(document.activeElement)) document.activeElement.blur();
+      if (form === byId("knobs")) edited = false;
       told("");
     } else told(answer ? (await answer.json()).error : "the server does not answer");
   });
