@@ -228,7 +228,7 @@ def test_what_operators_did_outlives_the_server(scripted, file):
                 settled(recorder)
                 page, trail = client.get("/admin").text, client.get("/admin/audit").text
     for text in (page, trail):
-        assert text.count("chunk 4, target none") == 2
+        assert text.count(">chunk 4, target none<") == 2
         assert text.count("<td>pause</td>") == 2
         assert text.index("<td>pause</td>") < text.index("<td>set</td>")
     assert "127.0.0.1" in trail
