@@ -59,7 +59,7 @@ def page_cost(live: Live, *, readers: int, pairs: int, seconds: float, rows: int
 
     def phase(pages: Pages, count: int) -> tuple[float, float, float]:
         pages.open(count)
-        wait_for(lambda: len(live.app.state.office._readers) == count)
+        wait_for(lambda: live.app.state.office.open_pages == count)
         wall.clear()
         cpu.clear()
         began, worked = time.perf_counter(), time.process_time()
@@ -86,7 +86,7 @@ def page_cost(live: Live, *, readers: int, pairs: int, seconds: float, rows: int
                     cost.loop.append(found[True][2] - found[False][2])
     finally:
         live.engine.step = step
-    return Cost(cost.wall, cost.cpu, cost.loop, received / open_s / readers)
+    return Cost(cost.wall, cost.cpu, cost.loop, received / open_s / max(1, readers))
 
 
 @contextlib.contextmanager
@@ -110,8 +110,8 @@ def loaded(live: Live, rows: int) -> Iterator[None]:
     finally:
         over.set()
         while any(thread.is_alive() for thread in threads):
-            for request_id in list(live.app.state.office.board.requests._all):
-                live.service.cancel(request_id)
+            for running in live.app.state.office.board.requests.shown():
+                live.service.cancel(running["id"])
             time.sleep(0.05)
 
 
@@ -243,7 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.admin.prove")
     commands = parser.add_subparsers(dest="command", required=True)
     pages = commands.add_parser("pages")
-    pages.add_argument("--readers", type=int, default=20)
+    pages.add_argument("--readers", type=int, default=20, help="0 shows what the machine itself makes of it")
     pages.add_argument("--pairs", type=int, default=20)
     pages.add_argument("--seconds", type=float, default=3.0, help="of each phase")
     pages.add_argument("--rows", type=int, default=8, help="requests at any time")

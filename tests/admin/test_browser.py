@@ -149,13 +149,13 @@ def test_the_list_of_decisions_can_be_held(demo, page):
 
 
 def test_a_hidden_page_closes_its_only_stream(demo, page, visit):
-    office_readers = demo.app.state.office._readers
-    wait_for(lambda: len(office_readers) == 1)
+    office = demo.app.state.office
+    wait_for(lambda: office.open_pages == 1)
     show = "document.dispatchEvent(new Event('visibilitychange'))"
     page.evaluate(f"Object.defineProperty(document, 'hidden', {{value: true, configurable: true}}); {show}")
-    wait_for(lambda: len(office_readers) == 0)
+    wait_for(lambda: office.open_pages == 0)
     page.evaluate(f"Object.defineProperty(document, 'hidden', {{value: false, configurable: true}}); {show}")
-    wait_for(lambda: len(office_readers) == 1)
+    wait_for(lambda: office.open_pages == 1)
     page.evaluate("0")  # What the browser has told by now is known after it answers.
     assert sum(url.endswith("/admin/events") for url in visit.asked) == 2
 

@@ -32,7 +32,7 @@ def test_a_tick_is_written_once_however_many_pages_are_open(demo, monkeypatch):
     monkeypatch.setattr(office, "named_event", lambda event: written.append(event["point"]["at"]) or named(event))
     with prove.Pages(demo.url) as pages:
         pages.open(12)
-        prove.wait_for(lambda: len(demo.app.state.office._readers) == 12)
+        prove.wait_for(lambda: demo.app.state.office.open_pages == 12)
         prove.wait_for(lambda: len(written) >= 4)
         assert pages.received() > 0
     assert len(set(written)) == len(written)

@@ -101,6 +101,11 @@ class Office:
                 for reader in self._readers:
                     reader.put(write)
 
+    @property
+    def open_pages(self) -> int:
+        """Live pages that read along."""
+        return len(self._readers)
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[Reader]:
         """A page that is open while the block runs."""
