@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,13 +58,15 @@ def serving() -> Iterator[str]:
             assert server.stderr
             for line in server.stderr:
                 if ready := re.search(r"Ready in .*(http://\S+)", line):
+                    # A server whose log nobody reads stops when the pipe is full.
+                    threading.Thread(target=server.stderr.read).start()
                     yield ready[1]
                     break
             else:
                 raise RuntimeError("the server did not start")
         finally:
             server.terminate()
-            server.communicate()
+            server.wait()
 
 
 def take(
