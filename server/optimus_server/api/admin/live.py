@@ -16,7 +16,6 @@ from optimus_server.api.sse import EventStream, named_event
 from optimus_server.errors import Refused
 from optimus_server.store.session import file_of
 
-SECRETS = frozenset({"api_key", "admin_token"})
 DECISIONS = 30
 
 
@@ -53,12 +52,10 @@ async def _writes(office: Office, reader: Reader) -> AsyncGenerator[bytes, None]
 
 def _launched(desk: Desk, office: Office) -> list[tuple[str, Any, bool]]:
     """Settings as launched, with whether they differ from the default; of secrets only whether there is one."""
-    given = desk.settings.model_dump(exclude_defaults=True)
+    given = desk.settings.shown(exclude_defaults=True)
     found = []
-    for name, value in desk.settings.model_dump().items():
-        text = "set" if name in SECRETS and value else value
-        if name == "log_db" and office.recorder:
-            # A database's URL may hold a password.
-            text = file_of(office.recorder.url) or "PostgreSQL"
-        found.append((name, text, name in given))
+    for name, value in desk.settings.shown().items():
+        # A database's URL may hold a password; a file's name does not.
+        place = file_of(office.recorder.url) if name == "log_db" and office.recorder else None
+        found.append((name, place or value, name in given))
     return sorted(found, key=lambda entry: not entry[2])
