@@ -13,6 +13,7 @@ from optimus_server.settings import Settings
         ({"max_total_tokens": 1025}, "`max_total_tokens` must be <= 1024, what checkpoint and KV pool can hold."),
         ({"max_input_tokens": 1024}, "`max_input_tokens` must be < `max_total_tokens`. Given: 1024 and 1024"),
         ({"chunk": 17}, "`chunk` must be <= 16, twice the block size. Given: 17"),
+        ({"chunk_ladder": "4,17"}, "`chunk_ladder` must be from 1 to 16 for this model. Given: 4,17"),
         ({"max_batch_prefill_tokens": 7}, "`max_batch_prefill_tokens` must be >= the block size. Given: 7 and 8"),
         ({"kv_pages": 1, "page_size": 4}, "the KV pool is smaller than one block of 8"),
         ({"kv_pages": 2**40}, "the KV pool needs"),
@@ -40,3 +41,9 @@ def test_rules_follow_settings_and_checkpoint(model_dir):
     assert (rules.chunk, rules.threshold, rules.block_size) == (4, 0.5, 8)
     assert backend.facts.kv_tokens == 640
     assert not backend.engine.busy
+
+
+def test_the_controller_chooses_from_the_ladder(model_dir):
+    engine = build_backend(Settings(model_id=str(model_dir), chunk_ladder="2,6", kv_pages=20)).engine
+    assert engine.controller.yields.rungs == (2, 6)
+    assert build_backend(Settings(model_id=str(model_dir), kv_pages=20)).engine.controller.yields.rungs[-1] == 16

@@ -38,7 +38,7 @@ def test_every_setting_has_its_flag_and_its_variable():
         "no_playground": True,
         "playground_load": True,
         "log_db": "x.db", "log_text": "truncate:5", "log_retention_days": 3, "log_max_mb": 9, "db_migrate": "check",
-        "admin_token": "long enough",
+        "admin_token": "long enough", "chunk_ladder": "4,8,16",
     }  # fmt: skip
     assert set(values) == set(Settings.model_fields)
     for name, value in values.items():
@@ -71,6 +71,9 @@ def test_dockers_hostname_is_not_an_address_to_listen_on():
         (["--port", "x"], ["--port", "integer", "Given: x"]),
         (["--port", "65536"], ["--port", "65535", "Given: 65536"]),
         (["--chunk", "0"], ["--chunk", "1"]),
+        (["--chunk-ladder", "8,4"], ["--chunk-ladder", "ascending chunk sizes", "Given: 8,4"]),
+        (["--chunk-ladder", "4,,8"], ["--chunk-ladder", "ascending chunk sizes"]),
+        (["--chunk-ladder", "0,8"], ["--chunk-ladder", "from 1"]),
         (["--policy", "magic"], ["--policy", "'stream'"]),
         (["--threshold", "1.5"], ["--threshold", "1"]),
         (["--threshold", "nan"], ["--threshold"]),

@@ -133,6 +133,7 @@ def build_engine(settings: Settings) -> tuple[Engine, Runner, Path]:
         prefill_budget=_prefill_budget(settings, config.block_size, on_cpu=device.type == "cpu"),
         share_prefix=not settings.no_prefix_cache,
         tpot_s=settings.tpot_slo_ms and settings.tpot_slo_ms / 1e3,
+        ladder=_ladder(settings, config),
     )
     mebibytes, available = pages * one_page / 2**20, _memory(device) / 2**20
     if mebibytes > available:
@@ -143,6 +144,19 @@ def build_engine(settings: Settings) -> tuple[Engine, Runner, Path]:
     if device.type == "cuda":
         _record(engine, runner)
     return engine, runner, path
+
+
+def _ladder(settings: Settings, config: ModelConfig) -> tuple[int, ...] | None:
+    if settings.chunk_ladder is None:
+        return None
+    ladder = tuple(int(size) for size in settings.chunk_ladder.split(","))
+    least, most = (1, 1) if config.block_size == 1 else (2 - config.logit_shift, 2 * config.block_size)
+    if ladder[0] < least or ladder[-1] > most:
+        raise SettingsError(
+            f"`chunk_ladder` must be from {least} to {most} for this model. Given: {settings.chunk_ladder}",
+            param="chunk_ladder",
+        )
+    return ladder
 
 
 def measured(engine: Engine, runner: Runner, *, again: bool = False) -> Profile:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, m
 
 MAX_CONTEXT = 1 << 20
 
+LADDER = re.compile(r"[1-9][0-9]{0,3}(,[1-9][0-9]{0,3})*")
 LOG_TEXT = re.compile(r"none|hash|full|truncate:([1-9][0-9]{0,6})")
 
 
@@ -57,6 +58,9 @@ class Settings(BaseModel):
     )
     chunk: int | None = _ours(
         None, "chunk size of requests that name none, at most 2B; default: auto, chosen step by step", ge=1, le=8192
+    )
+    chunk_ladder: str | None = _ours(
+        None, "chunk sizes that auto chooses from, ascending, comma separated; default: 1 (2 without shift) to 2B"
     )
     tpot_slo_ms: float | None = _ours(
         None, "target for the time per output token, in ms, for requests that name none", gt=0, le=60_000
@@ -139,6 +143,14 @@ class Settings(BaseModel):
     @classmethod
     def _auto(cls, value: Any) -> Any:
         return None if value == "auto" else value
+
+    @field_validator("chunk_ladder")
+    @classmethod
+    def _ladder(cls, value: str | None) -> str | None:
+        sizes = [int(size) for size in value.split(",")] if value and LADDER.fullmatch(value) else []
+        if value is not None and (not sizes or sizes != sorted(set(sizes))):
+            raise ValueError("ascending chunk sizes from 1 to 9999, as in 4,8,16")
+        return value
 
     @field_validator("log_text")
     @classmethod

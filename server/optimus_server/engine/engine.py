@@ -35,6 +35,7 @@ class EngineOptions:
         profile: step times of this model on this device, as far as they are known.
         tpot_s: target for the time per output token, seconds; None is none.
         ragged: whether requests of one step may differ in chunk size.
+        ladder: chunk sizes the controller chooses from, ascending; None is the model's own ladder.
     """
 
     pages: int
@@ -45,6 +46,7 @@ class EngineOptions:
     profile: Profile = field(default_factory=Profile.unmeasured)
     tpot_s: float | None = None
     ragged: bool = True
+    ladder: tuple[int, ...] | None = None
 
 
 class StepRunner(Protocol):
@@ -95,7 +97,7 @@ class Engine:
         self.pool = BlockPool(options.pages, options.page_size, config.block_size, share=options.share_prefix)
         self.controller = Controller(
             LatencyModel(options.profile),
-            YieldModel(config.block_size, config.logit_shift),
+            YieldModel(config.block_size, config.logit_shift, options.ladder),
             block_size=config.block_size,
             prefill_budget=options.prefill_budget,
             tpot_s=options.tpot_s,
@@ -206,7 +208,7 @@ class Engine:
         seconds = self._clock() - began
         self.steps += 1
         try:
-            self.controller.learn(step, before, seconds)
+            self.controller.learn(step, results, before, seconds)
         except Exception:
             # No request depends on what is learned.
             logger.exception("Step %d was not learned from", self.steps)

@@ -222,7 +222,7 @@ class Request:
         before = self.frontier
         final = min(stop, before)
         if len(positions := commits.positions):
-            assert not self.committed[positions].any()
+            assert not np.count_nonzero(self.committed[positions])
             self.tokens[positions] = commits.ids
             self.logprobs[positions] = commits.logprobs
             if wanted := self.params.top_n:

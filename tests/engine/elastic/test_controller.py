@@ -94,9 +94,29 @@ def test_nothing_to_choose():
 def test_reasons_say_which_way_the_load_went():
     control = controller()
     settled(control, situation(4))
-    assert control.choose(situation(256)).reason == "load_up"
-    assert control.choose(situation(4)).reason == "load_down"
-    assert control.choose(situation(4)).reason == "hold"
+
+    def next_reason(count):
+        return next(r for _ in range(3) if (r := control.choose(situation(count)).reason) != "hold")
+
+    assert next_reason(256) == "load_up"
+    assert next_reason(4) == "load_down"
+    assert {control.choose(situation(4)).reason for _ in range(50)} == {"hold"}
+
+
+def test_a_level_is_left_when_staying_has_cost_a_whole_step():
+    """By accumulated regret: a better level is taken the sooner, the better it is, and noise never adds up."""
+    control, met = controller(), np.zeros(2)
+
+    def steps(rates):
+        for count in range(1, 1000):
+            if control._move(np.array(rates(count)), met, 8) != "hold":
+                return count
+        return None
+
+    assert steps(lambda _: [1.0, 1.08]) == 13
+    assert steps(lambda _: [1.012, 1.0]) == 100
+    assert steps(lambda _: [1.0, 1.0015]) is None
+    assert steps(lambda count: [1.0, 1.01 if count % 8 == 0 else 0.99]) is None
 
 
 class Chaos:

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from optimus_server.bench.flags import machine, positive
-from optimus_server.bench.simulate import plots, scenarios
+from optimus_server.bench.simulate import log, plots, scenarios
 from optimus_server.bench.simulate.recording import DATA, Recording, record
 from optimus_server.bench.simulate.scenarios import Setting, Settling, Steady, Sustained, schemes
-from optimus_server.bench.simulate.world import Scheme, load_profile
+from optimus_server.bench.simulate.validate import validate
+from optimus_server.bench.simulate.world import Arrival, Scheme, load_profile
 from optimus_server.errors import SettingsError
 
 SCENARIOS = ("constant", "step", "profile", "arrivals")
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context", nargs="+", type=positive, default=[128], help="tokens of context, of constant loads"
     )
+    parser.add_argument("--from-log", metavar="PLACE", help="serve the requests of this log (as --log-db) instead")
     parser.add_argument("--requests", type=positive, default=800, help="of each run with arrivals")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="few points, short runs: figures of a few percent")
@@ -45,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots to this directory, as PNG")
     parser.add_argument("--record", type=Path, metavar="MODEL", help="record this checkpoint's commits, and end")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where to, with --record")
-    parser.add_argument("--prompts", type=positive, default=202, help="prompts to record")
+    parser.add_argument("--validate", type=Path, metavar="MODEL", help="compare replays of it with decoding, and end")
+    parser.add_argument("--prompts", type=positive, default=404, help="prompts to record or to compare")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
         f"commits of {args.commits}, {', '.join(args.task) or 'all tasks'} ({len(recording.tasks)} requests), "
         f"step times of {args.profile.stem}, seed {args.seed}"
     )
+    if args.validate:
+        _validate(args.validate, setting, args.prompts)
+        return 0
     chosen = SCENARIOS if "all" in args.scenario else args.scenario
     report: dict[str, Any] = {
         "machine": machine("cpu"),
@@ -72,12 +78,28 @@ def run(args: argparse.Namespace) -> int:
         "profile": args.profile.stem,
         "seed": args.seed,
     }
+    if args.from_log:
+        report["log"] = _log(setting, args)
+        chosen = []
     parts = {"constant": _constant, "step": _steps, "profile": _profiles, "arrivals": _arrivals}
     for name in chosen:
         report[name] = parts[name](setting, args)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
     return 0
+
+
+def _validate(model: Path, setting: Setting, prompts: int) -> None:
+    found = validate(model, setting.recording, setting.table, min(prompts, len(setting.recording.tasks)))
+    print(
+        "\n| chunk sizes | tasks | TPF, real | replayed | error | computed/token, real | replayed |\n"
+        + f"|{' --- |' * 7}"
+    )
+    for one in found:
+        print(
+            f"| {one.script} | {'stories' if one.stories else 'others'} | {one.tpf[0]:.2f} | {one.tpf[1]:.2f} | "
+            f"{one.error:+.1%} | {one.computed[0]:.2f} | {one.computed[1]:.2f} |"
+        )
 
 
 def _map(processes: int, function: Callable[..., Any], cases: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
@@ -202,6 +224,26 @@ def _arrivals(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]
 
 def _sustained(setting: Setting, scheme: Scheme, bursty: bool, count: int, rounds: int) -> Sustained:
     return scenarios.sustained(setting, scheme, bursty=bursty, tpot_s=TPOT_S, count=count, rounds=rounds)
+
+
+def _log(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
+    requests = log.arrivals(args.from_log, setting.recording, seed=setting.seed)
+    compared = schemes(setting.recording)
+    seen = _map(args.processes, _served, [(setting, scheme, requests) for scheme in compared])
+    print(
+        f"\n{len(requests)} requests of {args.from_log}\n\n"
+        "| scheme | first token, ms, median | P90 | TPOT, ms, median | P90 | tokens/s |\n" + f"|{' --- |' * 6}"
+    )
+    points = []
+    for point in seen:
+        points.append(asdict(point))
+        times = " | ".join(f"{1e3 * value:,.1f}" for value in (*point.first_token_s, *point.tpot_s))
+        print(f"| {point.scheme} | {times} | {point.rate:,.0f} |", flush=True)
+    return points
+
+
+def _served(setting: Setting, scheme: Scheme, requests: list[Arrival]) -> log.Served:
+    return log.served(setting, scheme, requests, rows=scenarios.MOST_ROWS, tpot_s=TPOT_S)
 
 
 def _over(point: Sustained, base: Sustained) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimus_server.bench.simulate.recording import Recording
-from optimus_server.bench.simulate.workload import arrivals, endless
+from optimus_server.bench.simulate.workload import aligned, arrivals, endless
 from optimus_server.bench.simulate.world import AR, Arrival, Run, Scheme, World
 from optimus_server.engine.elastic.latency import Profile
 from optimus_server.engine.elastic.yields import rungs
@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 # A constant load is simulated for so many steps, and for this many rows but for at most this many times as many steps;
 # a third of them is its start, which does not count.
-STEPS, ROWS, MORE = 150, 24_000, 20
+STEPS, ROWS, MORE = 100, 16_000, 60
 # A load is there for so many steps before it changes.
 BEFORE = 300
 # What 80 GB hold beside an 8B model in bf16, at 147,456 bytes a token.
@@ -215,7 +215,8 @@ def serve(setting: Setting, scheme: Scheme, rate: float, *, bursty: bool, tpot_s
     warm = min(MOST_ROWS, round(rate * ANSWER * tpot_s / 2))
     for place in range(warm):
         source = place % len(setting.recording.tasks)
-        world.add(Arrival(0.0, PROMPT, 1 + ANSWER * place // warm, source))
+        prompt = aligned(setting.recording, PROMPT, source)
+        world.add(Arrival(0.0, prompt, 1 + ANSWER * place // warm, source))
     run = world.open(
         arrivals(setting.recording, rate, count, prompt=PROMPT, answer=ANSWER, bursty=bursty, seed=setting.seed + 1),
         most_waiting=warm + count // 4,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from optimus_server.bench.simulate.recording import BLOCK, Recording
+from optimus_server.bench.simulate.recording import Recording
 from optimus_server.bench.simulate.world import Arrival
 
 # The day of bursty arrivals: in each period of so many seconds, this share of it has this many times the mean rate.
@@ -14,14 +14,15 @@ PERIOD_S, BURST_SHARE, BURST = 10.0, 0.2, 3.0
 def endless(recording: Recording, context: int, *, seed: int) -> Callable[[], Arrival]:
     """Requests for a constant load, each as long as it was when it was recorded.
 
-    All share a prompt of ``context`` tokens and one more, so that only the first computes it: what is left is decoding.
+    All share a prompt of ``context`` tokens, and some more up to where in its block the answer begins, of which only
+    the first has to be computed: what is left is decoding.
     """
     rng = np.random.default_rng(seed)
-    lengths = [int(steps.sum(dtype=np.int64)) for steps in recording.advances[BLOCK]]
 
     def draw() -> Arrival:
-        source = int(rng.integers(len(lengths)))
-        return Arrival(0.0, context + 1, lengths[source], source, shared=True)
+        source = int(rng.integers(len(recording.tasks)))
+        begins = recording.offsets[source] or recording.block_size
+        return Arrival(0.0, context + begins, recording.tokens(source), source, shared=True)
 
     return draw
 
@@ -34,7 +35,17 @@ def arrivals(
     due = np.cumsum(rng.exponential(1 / rate, count))
     if bursty:
         due = _bursts(due)
-    return [Arrival(float(at), prompt, answer, int(rng.integers(len(recording.tasks)))) for at in due]
+    sources = rng.integers(len(recording.tasks), size=count).tolist()
+    return [
+        Arrival(at, aligned(recording, prompt, source), answer, source)
+        for at, source in zip(due.tolist(), sources, strict=True)
+    ]
+
+
+def aligned(recording: Recording, prompt: int, source: int) -> int:
+    """The length nearest to ``prompt`` after which an answer begins where in its block it was recorded."""
+    block = recording.block_size
+    return max(1, prompt + (recording.offsets[source] - prompt + block // 2) % block - block // 2)
 
 
 def _bursts(due: np.ndarray) -> np.ndarray:

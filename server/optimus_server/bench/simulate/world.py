@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from optimus_server.bench.simulate.recording import BLOCK, Recording
 from optimus_server.engine.elastic.latency import LatencyModel, Profile
@@ -126,20 +127,13 @@ class Machine:
         self.config = cast(Any, config)
         self._truth = LatencyModel(table)
         self._noise, self._rng = noise, np.random.default_rng(seed)
-        self._paths = [
-            {
-                size: np.concatenate([[0], np.cumsum(steps[i], dtype=np.int64)])
-                for size, steps in recording.advances.items()
-            }
-            for i in range(len(recording.tasks))
-        ]
-        # Where each request is: chunk size and step of the recording it replays.
-        self._places: dict[str, tuple[int, int]] = {}
+        self._courses = recording.courses
+        self._cycles = [recording.cycle(source) for source in range(len(recording.tasks))]
         self._nearest: dict[int, int] = {}
         self.decisions: list[Decision] = []
 
     def launch(self, step: Step) -> Callable[[], list[Commits]]:
-        """What it returns yields a ``Commits`` for each row: a run of tokens from the frontier on."""
+        """What it returns yields a ``Commits`` for each row: what was committed at this place of the recording."""
         return lambda: self._run(step)
 
     def _run(self, step: Step) -> list[Commits]:
@@ -150,40 +144,49 @@ class Machine:
 
     def _commits(self, request: Request, stop: int) -> Commits:
         block, frontier = request.block_size, request.frontier
-        masks = min(stop + request.shift - frontier, block - frontier % block)
-        if masks <= 0:
+        border = (frontier // block + 1) * block
+        count = min(stop + request.shift, border) - frontier
+        if count <= 0:
             return _NOTHING
-        count = 1 if block == 1 else min(masks, self._advance(request))
-        tokens, logprobs = _ZEROS[count]
-        return Commits(np.arange(frontier, frontier + count), tokens, logprobs, valid=True, offered=masks)
+        if count == 1:
+            return _commit(np.array([frontier]), 1)
+        source = source_of(request.id)
+        course = self._courses[self._recorded(request)][source]
+        first = self._cycles[source](frontier // block - request.prompt_len // block) * block + frontier % block
+        masked = ~request.committed[frontier:border]
+        known = block - np.count_nonzero(masked)
+        masked = masked[:count]
+        ready = (masked & (course.need[first : first + count] <= known)).nonzero()[0]
+        if not len(ready):
+            ready = np.array([np.where(masked, course.rank[first : first + count], 255).argmin()])
+        return _commit(frontier + ready, int(np.count_nonzero(masked)))
 
-    def _advance(self, request: Request) -> int:
-        """How far the recorded request went from here: through the rest of a run that was cut, or its next step."""
-        paths = self._paths[source_of(request.id)]
-        size = BLOCK if request.params.policy == "block" else self._recorded(request.chunk)
-        path = paths[size]
-        done = (request.frontier - request.prompt_len) % int(path[-1])
-        before, step = self._places.get(request.id, (-1, 0))
-        if size != before or path[step] < done or step == len(path) - 1:
-            # Steps that moved nothing are not taken again: what they committed out of order stays.
-            old = paths[before] if before >= 0 else path
-            waited = step - int(np.searchsorted(old, done)) if old[step] == done else 0
-            first, last = (int(np.searchsorted(path, done, side)) for side in ("left", "right"))
-            step = min(first + waited, max(first, last - 1))
-        if path[step] == done:
-            step += 1
-        self._places[request.id] = size, step
-        return int(path[step]) - done
-
-    def _recorded(self, chunk: int) -> int:
-        """The recorded chunk size that is nearest."""
-        if chunk not in self._nearest:
-            self._nearest[chunk] = min(self._paths[0], key=lambda size: abs(size - chunk))
-        return self._nearest[chunk]
+    def _recorded(self, request: Request) -> int:
+        """The recorded chunk size that is nearest to the one in force."""
+        if request.params.policy == "block":
+            return BLOCK
+        if request.chunk not in self._nearest:
+            sizes = (size for size in self._courses if size != BLOCK)
+            self._nearest[request.chunk] = min(sizes, key=lambda size: abs(size - request.chunk))
+        return self._nearest[request.chunk]
 
 
 _ZEROS = [(np.zeros(count, np.int64), np.zeros(count)) for count in range(257)]
 _NOTHING = Commits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), valid=True, offered=0)
+
+
+def _commit(positions: NDArray[np.int64], offered: int) -> Commits:
+    ids, logprobs = _ZEROS[len(positions)]
+    return Commits(positions, ids, logprobs, valid=True, offered=offered)
+
+
+class Continued(Request):
+    """A request of which the whole prompt is cached as soon as its whole blocks are: what is left is decoding."""
+
+    def restart(self, prefix_hit: int) -> None:
+        super().restart(prefix_hit)
+        if prefix_hit and self.params.policy == "chunk":
+            self.cached = self.drawn = self.known - self.shift
 
 
 def source_of(request_id: str) -> int:
@@ -233,7 +236,8 @@ class World:
         prompt = np.zeros(arrival.prompt, int) if arrival.shared else np.arange(arrival.prompt) + len(self.run.lives)
         params = Params(max_new_tokens=arrival.answer, policy=self.scheme.policy, chunk=self.scheme.chunk)
         config = self.machine.config
-        request = Request(name, tuple(prompt.tolist()), params, block_size=config.block_size, shift=config.logit_shift)
+        kind = Continued if arrival.shared else Request
+        request = kind(name, tuple(prompt.tolist()), params, block_size=config.block_size, shift=config.logit_shift)
         self.engine.add(request)
         life = self._lives[name] = Life(arrival)
         self.run.lives.append(life)

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimus_server.engine.elastic.latency import LatencyModel
-from optimus_server.engine.elastic.yields import P, YieldModel
-from optimus_server.engine.request import Policy, Request
+from optimus_server.engine.elastic.yields import YieldModel
+from optimus_server.engine.request import Commits, Policy, Request
 from optimus_server.engine.step import Step
 from optimus_server.engine.telemetry import Reason
 
@@ -29,17 +29,15 @@ Ints = NDArray[np.int64]
 
 PRICES: Floats = np.concatenate([[0.0], np.geomspace(0.003, 1.0, 24)])
 
-# A level is left for one that is better by this share, and by this larger one within DWELL steps of the last change.
-BETTER, MUCH_BETTER, DWELL = 0.01, 0.08, 100
-# A batch that computes this share more or less than when the level was chosen is another load.
+# A level is left when what the best one would have gained since the last change, less SLACK a step, adds up to a whole
+# step's work (CUSUM): at once if it is twice as fast, in 12 steps if it is 8 % better, never for a fifth of a percent.
+SLACK, WHOLE = 0.002, 1.0
+# A batch of this share more or fewer rows than when the level was chosen is another load.
 OTHER_LOAD = 0.1
-# One block in so many is decoded at a chunk size that is not its request's best, but would be if it committed this
-# share more than is known; as long as little is known of it: less than these tokens. Then one in SELDOM of those is.
-EXPLORE, HOPE, ENOUGH, SELDOM = 16, 0.25, 400.0, 8
+# One block in so many is decoded at a chunk size that may be better than the best one known.
+EXPLORE = 16
 # How fast the ratio of prompt positions to committed tokens follows what happens, per step.
 FOLLOW = 0.02
-# Chunk tables follow what the yield model learns every so many steps.
-REFRESH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +72,6 @@ class Choice:
     expected_commits: float
 
 
-class Menu:
-    """What every level offers under one policy.
-
-    Attributes:
-        chunk: ``[levels, P]``, index of the rung that a request takes.
-        commits, computed: ``[levels, P]``, per step.
-        promising: ``[levels, P, rungs]``, whether a rung would be better if it did better than is known.
-    """
-
-    def __init__(self, yields: YieldModel, policy: Policy, *, ragged: bool) -> None:
-        commits, computed = yields.table(policy)
-        worth = np.log(commits) - PRICES[:, None, None] * computed
-        if ragged:
-            # Of equals the larger chunk: at price 0 nothing but commits counts.
-            self.chunk = worth.shape[2] - 1 - worth[:, :, ::-1].argmax(2)
-        else:
-            sizes = np.arange(len(yields.rungs))[::-1]
-            self.chunk = np.repeat(sizes[:, None], commits.shape[0], axis=1)
-            worth = worth[np.linspace(0, len(PRICES) - 1, len(sizes)).astype(int)]
-        column = np.arange(commits.shape[0])
-        self.commits = commits[column, self.chunk]
-        self.computed = computed[column, self.chunk]
-        best = np.take_along_axis(worth, self.chunk[:, :, None], 2)
-        self.promising = worth + np.log1p(HOPE) > best
-
-
 class Controller:
     """Chooses; see the module.
 
@@ -128,141 +100,151 @@ class Controller:
         self.pinned: int | None = None
         self.changes = 0
         self._ragged = ragged
-        self._menus: dict[Policy, Menu] = {}
-        self._age = 0
         self._level = 0
-        self._since = DWELL
-        self._load = 0.0
+        self._regret = 0.0
+        self._rows = 0
         self._policy: Policy = "chunk"
-        self._exploring: set[str] = set()
+        self._openings: dict[Policy, int] = {}
+        # What each row was given. Pending tokens may widen it, but then it still yields what this chunk size does.
+        self._given: dict[str, int] = {}
         # Prompt positions and committed tokens, lately: what a token costs in prompt.
         self._prompt, self._tokens = 0.0, 1.0
 
     def opening(self, policy: Policy) -> int:
         """Chunk size of a request that joins, of which nothing is known."""
-        return self.pinned or self.yields.rungs[int(self._menu(policy).chunk[self._level, self.yields.typical])]
+        if self.pinned is not None:
+            return self.pinned
+        if policy not in self._openings:
+            commits, computed = self.yields.table(policy)
+            common = self.yields.common[None]
+            rung = self._rungs(common @ np.log(commits), common @ computed)[self._level, 0]
+            self._openings[policy] = self.yields.rungs[int(rung)]
+        return self._openings[policy]
 
     def choose(self, situation: Situation) -> Choice:
         """Chunk sizes for the next step."""
         rows = situation.rows
-        self._exploring = set()
+        self._given = {}
         if self.pinned is not None:
             chunks = (self.pinned,) * len(rows)
-            commits = float(len(rows) + situation.fixed_rows)
-            return Choice(chunks, self.pinned, "manual", self.prefill_budget, commits)
+            return Choice(chunks, self.pinned, "manual", self.prefill_budget, float(len(rows) + situation.fixed_rows))
         if not rows and not situation.joining:
             reason: Reason = "manual" if situation.fixed_rows else "idle"
             return Choice((), 0, reason, self.prefill_budget, float(situation.fixed_rows))
 
-        self._age += 1
-        if self._age % REFRESH == 1:
-            self._menus = {policy: Menu(self.yields, policy, ragged=self._ragged) for policy in self._menus}
-        slots = np.array([self.yields.slot(row.id) for row in rows], dtype=np.int64)
-        shares = self._shares(rows, slots, situation.joining)
+        self._openings.clear()
+        self._policy, *tables = self._expect(rows)
+        rung = self._rungs(tables[0], tables[2])
+        place = np.arange(len(rows) + 1)
+        speeds, commits, computed = (table[place, rung] for table in tables)
+        share = np.ones(len(rows) + 1)
+        share[-1] = situation.joining
         count = len(rows) + situation.joining
-        menus = [(self._menu(policy), share) for policy, (_, _, share) in shares.items()]
-        commits = np.sum([menu.commits @ share for menu, share in menus], axis=0)
-        computed = np.sum([menu.computed @ share for menu, share in menus], axis=0)
-        speed = np.exp(np.sum([np.log(menu.commits) @ share for menu, share in menus], axis=0) / count)
+        speed = np.exp(speeds @ share / count)
         # Who commits more finishes sooner, and makes room for the next prompt.
-        load = computed + situation.fixed + commits * self._prompt / max(self._tokens, 1e-3)
+        load = (computed + commits * self._prompt / max(self._tokens, 1e-3)) @ share + situation.fixed
         seconds = self.latency.predict_many(load, situation.kv_tokens)
-        reason = self._move(speed / seconds, self._missed(rows, seconds / speed), load)
-        chosen, levels = np.zeros((2, len(rows)), dtype=np.int64)
-        for policy, (places, found, _) in shares.items():
-            chosen[places], levels[places] = self._menu(policy).chunk[self._level, found], found
-        chosen = self._explore(rows, slots, levels, chosen)
+        reason = self._move(speed / seconds, self._missed(rows, seconds / speed), count + situation.fixed_rows)
+        chosen = rung[self._level].copy()
+        if self._ragged:
+            price = count * self._slope(float(load[self._level]), situation.kv_tokens)
+            self._explore(rows, tables[0] - price * tables[2], chosen)
+        chunks = tuple(self.yields.rungs[rung] for rung in chosen[:-1].tolist())
+        self._given = {row.id: chunk for row, chunk in zip(rows, chunks, strict=True)}
         return Choice(
-            tuple(self.yields.rungs[rung] for rung in chosen.tolist()),
-            self.opening(self._policy),
+            chunks,
+            self.yields.rungs[chosen[-1]],
             reason,
-            self._prefill(situation, float(computed[self._level]), float(speed[self._level])),
-            float(commits[self._level]) + situation.fixed_rows,
+            self._prefill(situation, float(computed[self._level] @ share), float(speed[self._level])),
+            float(commits[self._level] @ share) + situation.fixed_rows,
         )
 
-    def learn(self, step: Step, before: Sequence[int], seconds: float) -> None:
-        """Take a step's result: how long it took, and how far each frontier came from where it was ``before``."""
+    def learn(self, step: Step, commits: Sequence[Commits], before: Sequence[int], seconds: float) -> None:
+        """Take a step's result: what its rows committed, where their frontiers were before, how long it took."""
         decision = step.decision
         self.latency.observe(decision.positions, decision.kv_tokens, seconds)
-        policies: dict[Policy, list[tuple[int, int, int, int, int, bool]]] = {}
+        policies: dict[Policy, list[int]] = {}
         tokens = 0
-        for row, frontier in zip(step.rows, before, strict=True):
+        for row, found, frontier in zip(step.rows, commits, before, strict=True):
             request = row.request
-            masks = row.stop + request.shift - frontier
-            if masks > 0 and request.params.policy != "block":
-                advance = min(request.frontier, request.end) - frontier
-                tokens += advance
-                seen = (
-                    self.yields.slot(request.id), masks, advance, row.width, request.chunk,
-                    request.id in self._exploring,
-                )  # fmt: skip
-                policies.setdefault(request.params.policy, []).append(seen)
-        for policy, rows in policies.items():
-            slots, masks, advances, widths, chunks, exploring = np.array(rows).T
-            self.yields.observe(slots, masks, advances, widths, chunks, exploring > 0, policy)
+            if found.offered and request.params.policy != "block":
+                tokens += min(request.frontier, request.end) - frontier
+                chunk = self._given.get(request.id, request.chunk)
+                behind = int(request.committed[request.end :].sum()) if request.finished else 0
+                policies.setdefault(request.params.policy, []).extend(
+                    (self.yields.slot(request.id), len(found.positions), behind, row.stop - row.start, chunk)
+                )
+        for policy, numbers in policies.items():
+            slots, committed, wasted, widths, chunks = np.array(numbers).reshape(-1, 5).T
+            self.yields.observe(slots, committed, wasted, widths, chunks, policy)
         self._prompt += FOLLOW * (decision.prefill - self._prompt)
         self._tokens += FOLLOW * (tokens - self._tokens)
 
     def forget(self, request_id: str) -> None:
         self.yields.close(request_id)
 
-    def _explore(self, rows: Sequence[Request], slots: Ints, levels: Ints, chosen: Ints) -> Ints:
-        """Rungs for the rows, some of them, for the length of a block, at one that is worth a try."""
-        blocks = np.array([row.frontier for row in rows], dtype=np.int64) // self.block_size + slots
-        chosen = chosen.copy()
-        for place in np.flatnonzero(blocks % EXPLORE == 0).tolist():
-            row, number = rows[place], int(blocks[place]) // EXPLORE
-            promising = self._menu(row.params.policy).promising[self._level, levels[place]]
-            known = self.yields.explored > ENOUGH
-            open_ = np.flatnonzero(promising & ~known if number % SELDOM else promising)
-            if len(open_) and (rung := int(open_[number % len(open_)])) != chosen[place]:
-                chosen[place] = rung
-                self._exploring.add(row.id)
+    def _expect(self, rows: Sequence[Request]) -> tuple[Policy, Floats, Floats, Floats]:
+        """Mean log of commits, commits, computed positions, ``[rows + 1, rungs]``; the last one is one that joins.
+
+        Those that join are taken for any of the policy most rows have.
+        """
+        slots = np.array([self.yields.slot(row.id) for row in rows], dtype=np.int64)
+        kinds = np.concatenate([self.yields.kinds(slots), self.yields.common[None]])
+        policies: list[Policy] = [row.params.policy for row in rows]
+        most = max(set(policies), key=policies.count, default=self._policy)
+        policies.append(most)
+        found = np.zeros((3, len(kinds), len(self.yields.rungs)))
+        for policy in set(policies):
+            mine = np.array(policies) == policy
+            commits, computed = self.yields.table(policy)
+            for table, values in zip(found, (np.log(commits), commits, computed), strict=True):
+                table[mine] = kinds[mine] @ values
+        return most, found[0], found[1], found[2]
+
+    def _rungs(self, speed: Floats, computed: Floats) -> Ints:
+        """``[levels, rows]``: the rung that each row takes at each level."""
+        size = len(self.yields.rungs)
+        if not self._ragged:
+            return np.repeat(np.arange(size)[::-1, None], len(speed), axis=1)
+        best, chosen = np.full((len(PRICES), len(speed)), -np.inf), np.zeros((len(PRICES), len(speed)), dtype=np.int64)
+        for rung in range(size):
+            worth = speed[:, rung] - np.multiply.outer(PRICES, computed[:, rung])
+            # Of equals the larger chunk: at price 0 nothing but commits counts.
+            chosen[worth >= best] = rung
+            np.maximum(best, worth, out=best)
         return chosen
 
-    def _menu(self, policy: Policy) -> Menu:
-        if policy not in self._menus:
-            self._menus[policy] = Menu(self.yields, policy, ragged=self._ragged)
-        return self._menus[policy]
+    def _slope(self, positions: float, kv_tokens: int) -> float:
+        """By which share one more position makes a step longer."""
+        now, more = self.latency.predict_many(positions * np.array([1, 1.1]), kv_tokens)
+        return float(np.log(more / now) / (0.1 * positions))
 
-    def _shares(self, rows: Sequence[Request], slots: Ints, joining: int) -> dict[Policy, tuple[Ints, Ints, Floats]]:
-        """By policy: places in ``rows``, continuation levels, and how many rows have each of the levels.
-
-        Those that join are taken for average ones of the policy most rows have.
-        """
-        levels = self.yields.levels(slots)
-        policies: dict[Policy, list[int]] = {}
-        for place, row in enumerate(rows):
-            policies.setdefault(row.params.policy, []).append(place)
-        most = max(policies, key=lambda policy: len(policies[policy]), default=self._policy)
-        self._policy = most
-        found = {}
-        for policy in policies | {most: policies.get(most, [])}:
-            places = np.array(policies.get(policy, []), dtype=np.int64)
-            share = np.bincount(levels[places], minlength=len(P)).astype(float)
-            share[self.yields.typical] += joining if policy == most else 0
-            found[policy] = places, levels[places], share
-        return found
+    def _explore(self, rows: Sequence[Request], worth: Floats, chosen: Ints) -> None:
+        """Give some rows, for the length of a block, another rung that is worth a try."""
+        blocks = [row.frontier // self.block_size + self.yields.slot(row.id) for row in rows]
+        for place, block in enumerate(blocks):
+            if block % EXPLORE == 0:
+                better = np.flatnonzero(worth[place] + np.log1p(self.yields.doubt) > worth[place, chosen[place]])
+                chosen[place] = better[block // EXPLORE % len(better)]
 
     def _missed(self, rows: Sequence[Request], tpot: Floats) -> Floats:
         """By level: time per output token over the strictest target; at most 1 is what is wanted."""
         targets = [target for row in rows if (target := row.params.tpot_s or self.tpot_s)]
         return tpot / min(targets) if targets else np.zeros(len(tpot))
 
-    def _move(self, rate: Floats, missed: Floats, load: Floats) -> Reason:
+    def _move(self, rate: Floats, missed: Floats, rows: int) -> Reason:
         """Go to the best level, if that is better enough; returns why the level is what it is."""
         free = int(rate.argmax())
         rate = np.where(missed <= 1, rate, 0) if (missed <= 1).any() else 1 / missed
         best = int(rate.argmax())
-        self._since += 1
-        self._load = self._load or float(load[self._level])
-        changed = float(load[self._level]) / self._load - 1
+        self._rows = self._rows or rows
+        changed = rows / self._rows - 1
         gain = float(rate[best] / rate[self._level]) - 1 if rate[self._level] > 0 else np.inf
-        settled = self._since >= DWELL or abs(changed) > OTHER_LOAD
-        if best == self._level or gain < (BETTER if settled else MUCH_BETTER):
+        self._regret = max(0.0, self._regret + gain - SLACK)
+        if self._regret < WHOLE:
             return "slo" if best != free else "hold"
         grew = best < self._level  # prices ascend, so chunks shrink with the level
-        self._level, self._since, self._load = best, 0, float(load[best])
+        self._level, self._regret, self._rows = best, 0.0, rows
         self.changes += 1
         if best != free:
             return "slo"
