@@ -94,7 +94,7 @@ def test_elastic_is_level_with_the_best_fixed_chunk(setting, task, batch, least)
 
 def test_shifted_models_end_as_autoregressive_ones():
     setting = Setting(recording=Recording.load(DATA / "demo.npz"), table=TABLE)
-    elastic, ar = (constant(setting, scheme, 300, 60) for scheme in (Scheme.elastic(), AR))
+    elastic, ar = (constant(setting, scheme, 300) for scheme in (Scheme.elastic(), AR))
     assert elastic.chunk == 1
     assert elastic.rate >= 0.98 * ar.rate
 
