@@ -117,8 +117,6 @@ def run(args: argparse.Namespace) -> int:
     for number in range(args.rounds):
         for batch, chunk in grid:
             examples = held_out(max(24, 4 * batch), only=args.task or ())
-            if sys.stderr.isatty():
-                print(f"\rround {number + 1}: batch {batch}, chunk {chunk}   ", end="", file=sys.stderr)
             options = EngineOptions(
                 pages=runner.pages, page_size=PAGE, max_rows=batch, prefill_budget=PREFILL, share_prefix=False,
                 profile=profile,
@@ -127,9 +125,10 @@ def run(args: argparse.Namespace) -> int:
             engine.controller.yields = yields[batch, chunk]
             policy = "block" if chunk == "block" else args.policy
             size = chunk if isinstance(chunk, int) else None
-            rounds[batch, chunk].append(measure(engine, runner, tokenizer, examples, size, policy))
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+            one = measure(engine, runner, tokenizer, examples, size, policy)
+            rounds[batch, chunk].append(one)
+            said = f"{one.tokens_per_second:.0f} tokens/s, {one.step_ms:.2f} ms a step, host {one.host_share:.1%}"
+            print(f"round {number + 1}: batch {batch}, chunk {chunk}: {said}", file=sys.stderr, flush=True)
     if wrong := _wrong(rounds):
         print(f"no figures: {wrong}", file=sys.stderr)
         return 1
