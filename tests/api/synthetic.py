@@ -127,7 +127,7 @@ def serving(engine: Any, tokenizer: Tokenizer, *, permits: int) -> Iterator[web.
         thread.start()
         try:
             assert started.wait(10)
-            yield web.Live(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, app.state.desk.service)
+            yield web.Live(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, app)
             web.wait_for(lambda: app.state.desk.service.idle)
             assert not app.state.desk.service._mailboxes
         finally:
