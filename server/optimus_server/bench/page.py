@@ -92,7 +92,9 @@ def _optimus(*command: object) -> None:
 def _page(found: dict[str, tuple[Any, Any]], args: argparse.Namespace, seconds: float) -> str:
     decode = next(decode for _, decode in found.values() if decode)
     facts = decode["machine"]
-    line = f"optimus bench page --work DIR --like {args.like}" + (f" --task {' '.join(args.task)}" if args.task else "")
+    chosen = [f"--{name} {' '.join(map(str, getattr(args, name)))}" for name in ("variant", "batch", "chunk")]
+    tasks = [f"--task {' '.join(args.task)}"] if args.task else []
+    line = " ".join(["optimus bench page --work DIR --like", args.like, *chosen, *tasks])
     parts = [
         f"One {facts['device']}, torch {facts['torch']}, Optimus {facts['optimus']}, {facts['date']}; bf16 on a GPU, "
         f"greedy, threshold 0.9; `{line}`, {seconds:.0f} s.\n",
