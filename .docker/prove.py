@@ -113,12 +113,8 @@ class Build:
             place.mkdir(parents=True, exist_ok=True)
             subprocess.run(["mount", *kind, source, place], check=True)
             self._mounted.append(place)
-        # What this machine needs to reach the network, the stage needs, too.
-        for settings in (Path("/etc/resolv.conf"), Path("/etc/pip.conf"), Path("/root/.config/pip/pip.conf")):
-            if settings.exists():
-                place = root / settings.relative_to("/")
-                place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(settings, place)
+        # Docker does so, too: names are looked up as outside.
+        shutil.copy("/etc/resolv.conf", root / "etc")
         self.stage = Stage(root)
         if name:
             self._named[name] = self.stage

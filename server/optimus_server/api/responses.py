@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from optimus_server.api.body import Body, parse
 from optimus_server.api.exchange import Exchange, desk_of, read_body, unless_client_leaves
 from optimus_server.api.logprobs import chat_logprobs, told
-from optimus_server.api.schemas import Diffusion, StreamOptions
+from optimus_server.api.schemas import Caller, Diffusion, StreamOptions
 from optimus_server.api.sse import EventStream, guarded, named_event
 from optimus_server.errors import InvalidRequest, OptimusError
 from optimus_server.text.answer import Token
@@ -43,7 +43,7 @@ class InputItem(Body):
         return {"role": "system" if self.role == "developer" else self.role, "content": content}
 
 
-class ResponsesRequest(Body):
+class ResponsesRequest(Caller):
     """Body of /v1/responses."""
 
     NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -84,12 +84,6 @@ class ResponsesRequest(Body):
     reasoning: dict[str, Any] | None = None
     text: dict[str, Any] | None = None
     truncation: str | None = None
-    # About the caller, not about the answer.
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: str | None = None
 
     @property
     def wants_logprobs(self) -> bool:

@@ -138,7 +138,17 @@ class ChatMessage(Body):
         return {"role": role, "content": content or ""} | ({"name": self.name} if self.name else {})
 
 
-class OpenAIBody(Body):
+class Caller(Body):
+    """What OpenAI's clients say about themselves; it changes no answer."""
+
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
+
+
+class OpenAIBody(Caller):
     """What /v1/chat/completions and /v1/completions share."""
 
     NEUTRAL: ClassVar[dict[str, tuple[Any, ...]]] = {
@@ -162,12 +172,6 @@ class OpenAIBody(Body):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     store: bool | None = None
-    # About the caller, not about the answer.
-    user: str | None = None
-    metadata: dict[str, str] | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    service_tier: str | None = None
 
     @property
     def include_usage(self) -> bool:

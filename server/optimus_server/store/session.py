@@ -21,7 +21,7 @@ JOURNAL_BYTES = 64 * 2**20
 def log_url(place: str) -> URL:
     """The log at a path or at the URL of a PostgreSQL database.
 
-    Example: ``log.db`` -> ``sqlite+pysqlite:////home/me/log.db``, ``postgres://host/db`` -> ``postgresql+psycopg://host/db``
+    Example: ``log.db`` -> ``sqlite+pysqlite:////data/log.db``, ``postgres://host/db`` -> ``postgresql+psycopg://host/db``
 
     Raises:
         SettingsError: another database, or no URL at all.
