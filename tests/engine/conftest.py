@@ -19,6 +19,21 @@ def commits(positions, ids=None):
     return Commits(positions, ids, np.full(len(ids), -0.5), valid=True, offered=len(ids))
 
 
+def candidates(rows):
+    """The masks that rows predict, by definition: positions, and the row of each."""
+    found = [(position, number) for number, row in enumerate(rows) for position in masks(row)]
+    return tuple(np.array(column, dtype=np.int64) for column in zip(*found, strict=True)) or (np.zeros(0, int),) * 2
+
+
+def masks(row):
+    """What the outputs of a row predict, where it is not committed and hangs on no other mask."""
+    request = row.request
+    for position in range(row.start + request.shift, min(row.stop + request.shift, request.canvas)):
+        hangs = request.shift and position % request.block_size == 0 and position != request.frontier
+        if position >= request.frontier and not request.committed[position] and not hangs:
+            yield position
+
+
 class Tiny:
     """One tiny checkpoint in float64: as the engine loads it and as transformers does."""
 
@@ -28,13 +43,14 @@ class Tiny:
         self.reference = reference_model(path)
         self.config = self.model.config
 
-    def engine(self, *, pages=64, page_size=8, max_rows=8, prefill_budget=64, recorded=False, **options):
+    def engine(self, *, pages=64, page_size=8, max_rows=8, prefill_budget=64, recorded=False, ahead=False, **options):
         engine = Engine(
             self.model,
             EngineOptions(
                 pages=pages, page_size=page_size, max_rows=max_rows, prefill_budget=prefill_budget, **options
             ),
         )
+        engine.runner.ahead = ahead
         if recorded:
             engine.runner.record(max_rows=max_rows, max_positions=200)
         return engine

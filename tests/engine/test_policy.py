@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from optimus_server.engine.policy import next_row
+from optimus_server.engine.policy import longest_after, next_row
 from optimus_server.engine.request import POLICIES, Params, Request
-from optimus_server.engine.step import candidates
-from tests.engine.conftest import commits
+from tests.engine.conftest import candidates, commits
 
 HUGE = 10**9
 
@@ -136,3 +135,23 @@ def test_a_cut_prefill_row_offers_nothing():
         assert (row.start, row.stop) == (0, 32)
         assert len(candidates([row])[0]) == 0
         assert next_row(request, 31) is None
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("shift", [0, 1])
+def test_the_row_after_one_under_way_is_never_longer_than_expected(policy, shift):
+    rng = np.random.default_rng(shift)
+    for _ in range(60):
+        request = make(policy, 8, prompt=int(rng.integers(1, 50)), block=8, shift=shift)
+        before = None
+        for row, _ in run(request, rng):
+            if before:
+                assert before.start <= row.start
+                assert row.stop <= before.stop
+                assert row.visible <= before.visible
+            # Chunk sizes vary from step to step, and the row under way may find no room.
+            chunk = int(rng.integers(1, 17))
+            before = longest_after(row, chunk)
+            assert before.start <= row.start
+            assert row.stop <= before.stop
+            request.chunk = chunk

@@ -1,8 +1,8 @@
 import pytest
 
 from optimus_server.engine.request import Committed, Finished, Params, Request
-from optimus_server.engine.step import Row, candidates
-from tests.engine.conftest import commits
+from optimus_server.engine.step import Row
+from tests.engine.conftest import candidates, commits
 
 
 def request(prompt, *, new=8, block=4, shift=0, **params):

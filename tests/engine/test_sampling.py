@@ -15,15 +15,26 @@ def plan(count, temperature=0.0, top_k=0, top_p=1.0, typical_p=1.0, noise=None, 
     def every(value):
         return torch.full((count,), value, dtype=torch.float64)
 
-    random = every(0.0) if noise is None else torch.from_numpy(noise)
+    random = every(0.0) if noise is None else noise
     draws = Sampling(every(temperature), torch.full((count,), top_k or vocab), every(top_p), random)
     typical = (torch.arange(count), every(typical_p)) if typical_p < 1 else (None, None)
     return SamplingPlan(draws, *typical, **asked)
 
 
 def noise(count, seed=0):
-    counters = np.arange(count, dtype=np.uint64)
-    return uniform(np.full(count, seed, np.uint64), np.zeros(count, np.uint64), counters)
+    return uniform(torch.full((count,), seed), torch.zeros(count, dtype=torch.int64), torch.arange(count))
+
+
+def split_mix(seed, step, position):
+    """The generator as published, on Python's integers."""
+
+    def mix(x):
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
+
+    return (mix((mix((mix(seed) + step) % 2**64) + position) % 2**64) >> 11) * 2.0**-53
 
 
 def test_greedy_takes_the_best_with_its_probability_at_temperature_one():
@@ -106,12 +117,10 @@ def test_noise_is_uniform_and_depends_on_each_counter():
     assert 0 <= draws.min() < 1e-3
     assert 1 - 1e-3 < draws.max() < 1
     assert np.histogram(draws, bins=10, range=(0, 1))[0] == pytest.approx(10_000, rel=0.05)
-    one = np.ones(1, np.uint64)
-    base = uniform(one, one, one)
-    for changed in ((one * 2, one, one), (one, one * 2, one), (one, one, one * 2)):
-        assert uniform(*changed) != base
-    big = np.array([2**64 - 1], np.uint64)
-    assert 0 <= uniform(big, big, big)[0] < 1
+    for key in ((1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2**63 - 1, 3, 70_000)):
+        assert float(uniform(*map(torch.tensor, key))) == split_mix(*key)
+    # a seed of 64 bits comes as a signed number
+    assert float(uniform(*map(torch.tensor, (-1, 0, 5)))) == split_mix(2**64 - 1, 0, 5)
 
 
 def test_the_best_token_survives_any_top_p():

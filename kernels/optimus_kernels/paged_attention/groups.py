@@ -109,7 +109,8 @@ def pad_rows(
             base += width
         in_order = len(buckets) == 1 and len(members) * width == positions == bounds[-1]
         groups.append(_group(members, width, block_size, in_order=in_order, device=device))
-    return PaddedGroups(tuple(groups), None if groups[0].queries is None else _to(restore, device))
+    whole = len(groups) == 1 and groups[0].queries is None
+    return PaddedGroups(tuple(groups), None if whole else _to(restore, device))
 
 
 def _group(members: list[_Row], width: int, block_size: int, *, in_order: bool, device: torch.device) -> RowGroup:

@@ -61,11 +61,15 @@ class AttentionPlan:
         first, starts, visible, tables, slots = (packed[begin:end] for begin, end in pairwise(ends))
         return cls(packed, first, starts, visible, tables.view(rows, pages), slots, block_size, page_size, width, reach)
 
-    def moved(self, packed: Tensor) -> "AttentionPlan":
-        """The same plan in another memory, to which ``packed`` has been copied."""
-        room = Room(len(self.starts), len(self.slots), self.tables.shape[1])
-        sizes = {"block_size": self.block_size, "page_size": self.page_size, "width": self.width, "reach": self.reach}
-        return AttentionPlan.over(packed, room, **sizes)
+    @classmethod
+    def empty(
+        cls, room: Room, *, block_size: int, page_size: int, width: int, reach: int, device: torch.device | str
+    ) -> "AttentionPlan":
+        """A plan of rows without positions, and of positions without slots, to be filled on the device."""
+        rows, positions, pages = room
+        packed = torch.zeros(3 * rows + 1 + rows * pages + positions, dtype=torch.int32, device=device)
+        packed[-positions:] = -1
+        return cls.over(packed, room, block_size=block_size, page_size=page_size, width=width, reach=reach)
 
     @cached_property
     def padded(self) -> PaddedGroups:

@@ -11,6 +11,8 @@ from optimus_kernels.paged_attention.plan import AttentionPlan
 def paged_attention_reference(q: Tensor, k_pages: Tensor, v_pages: Tensor, plan: AttentionPlan) -> Tensor:
     """One padded SDPA call per group of similar rows; [n, Hq, D] -> [n, Hq, D]."""
     padded = plan.padded
+    if not padded.groups:
+        return torch.zeros_like(q)
     # [pages * page_size, Hkv, D]
     k_slots, v_slots = k_pages.flatten(0, 1), v_pages.flatten(0, 1)
     outputs = [_attend(q, k_slots, v_slots, group) for group in padded.groups]

@@ -1,165 +1,158 @@
-"""A step's rows -> the tensors of its forward, and of what is decided afterwards.
+"""A step's turns -> the tensors that travel to the device.
 
-While the host packs the first, a GPU waits; the second it packs while the GPU computes. Of each request a few slices
-are taken, all else is arithmetic on the whole step. The tensors are the host's; ``staging`` takes them to the device.
+They say what only the host knows: chunk sizes, page tables, the parameters of requests, and all about requests that the
+device does not have yet. Rows and their contents the device works out itself (``optimus_kernels.layout``), so that it
+need not wait until the host has seen the step before.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from optimus_kernels.choose import Sampling
-from optimus_kernels.paged_attention import AttentionPlan, Room, plan_attention
-from optimus_server.engine.request import UNMASK_RULES, Request
-from optimus_server.engine.sampling import Penalties, SamplingPlan, uniform
-from optimus_server.engine.step import Ints, Row, Step, candidates
-from optimus_server.engine.unmask import UnmaskPlan
+from optimus_kernels.paged_attention import Room
+from optimus_kernels.slots import STOPS, Turns
+from optimus_server.engine.request import POLICIES, UNMASK_RULES, Params, Request
+from optimus_server.engine.sampling import Draws, Penalties, SamplingPlan
+from optimus_server.engine.step import Step, Turn
 
+Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """The ``m`` masks that a step offers, at least one.
-
-    Attributes:
-        predictors: int64 ``[m]``, which of the step's positions has the output that predicts each mask; the masks of a
-            row are neighbours and ascend.
-        positions: ``[m]``, where the masks are, on the host.
-        bounds: ``[rows + 1]``, where each row's masks begin among them, on the host.
-        sampling, unmask: per-request parameters spread over masks and rows.
-    """
-
-    predictors: Tensor
-    positions: Ints
-    bounds: Ints
-    sampling: SamplingPlan
-    unmask: UnmaskPlan
+_POLICY = {policy: number for number, policy in enumerate(POLICIES)}
+_RULE = {rule: number for number, rule in enumerate(UNMASK_RULES)}
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """What the forward of a step of ``n`` positions reads.
-
-    Attributes:
-        places: int64 ``[2, n]``: ids and positions, rows one after the other.
-        attention: who sees whom, and where KV is written.
-        room: what the tensors have room for if that is more than the step needs; surplus positions are zeros that
-            nobody sees.
+class Arriving:
+    """Requests that the device does not have yet: their slots int64 ``[f]``, what these shall hold, and how many slots
+    there must be for that.
     """
 
-    places: Tensor
-    attention: AttentionPlan
-    room: Room | None
+    count: int
+    slots: Tensor
+    tokens: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All that the device is told of a step.
+
+    Attributes:
+        draws: None if all requests are greedy.
+        plan: whatever else is asked of the choice of tokens, mask by mask.
+    """
+
+    turns: Turns
+    arriving: Arriving | None
+    draws: Draws | None
+    plan: SamplingPlan = field(default_factory=SamplingPlan)
 
 
 def needed(step: Step, page_size: int) -> Room:
     """The least room that a step fits."""
-    rows = step.rows
-    positions, reach = sum([row.stop - row.start for row in rows]), max([row.visible for row in rows])
-    return Room(len(rows), positions, -(-reach // page_size))
+    return Room(len(step.turns), step.positions, -(-max([turn.row.visible for turn in step.turns]) // page_size))
 
 
-def pack(step: Step, room: Room | None, *, mask_id: int | None, page_size: int) -> Inputs:
-    """Lay the rows of ``step`` out.
+def span(step: Step) -> int:
+    """So far beyond their frontiers the requests of a step commit nothing; see ``optimus_kernels.unmask``."""
+    block = step.turns[0].request.block_size
+    # All policies but one stay in the block of the frontier.
+    across = [max(2 * block, turn.chunk) for turn in step.turns if turn.request.params.policy == "stream"]
+    return max([block, *across]) + 2
 
-    Example: rows [4, 7) and [0, 2) become positions 4 5 6 0 1.
+
+def pack(step: Step, *, pages: int, vocab_size: int) -> Batch:
+    """Say what the device cannot know of ``step``.
+
+    Args:
+        pages: of which the page tables have room.
     """
-    rows = step.rows
-    starts, stops = [row.start for row in rows], [row.stop for row in rows]
-    origins = np.array(starts, dtype=np.int64)
-    widths = np.array(stops, dtype=np.int64) - origins
-    n = int(widths.sum())
-    places = np.zeros((2, room.positions if room else n), dtype=np.int64)
-    tokens = np.concatenate([row.request.tokens[row.start : row.stop] for row in rows])
-    committed = np.concatenate([row.request.committed[row.start : row.stop] for row in rows])
-    assert mask_id is not None or committed.all()
-    places[0, :n] = np.where(committed, tokens, -1 if mask_id is None else mask_id)
-    places[1, :n] = np.arange(n) + np.repeat(origins + widths - np.cumsum(widths), widths)
-    return Inputs(
-        places=torch.from_numpy(places),
-        attention=plan_attention(
-            starts,
-            stops,
-            [row.visible for row in rows],
-            step.tables,
-            block_size=rows[0].request.block_size,
-            page_size=page_size,
-            room=room,
-        ),
-        room=room,
-    )
-
-
-def offer(step: Step, *, vocab_size: int) -> Offer | None:
-    """The masks of ``step``; None if it has none."""
-    rows = step.rows
-    positions, owner = candidates(rows)
-    m = len(positions)
-    if not m:
-        return None
-    shift, block_size = rows[0].request.shift, rows[0].request.block_size
-    params = [row.request.params for row in rows]
-    bounds = np.searchsorted(owner, np.arange(len(rows) + 1))
-    # Shifted logits predict the first mask of a block from the block before it.
-    certain = (positions % block_size == 0) & (shift > 0)
-    edge = positions == np.array([row.stop for row in rows])[owner]
-    widths = np.array([row.width for row in rows])
-    # [rows]: where position 0 of each row would be among the step's positions
-    origins = np.cumsum(widths) - widths - np.array([row.start for row in rows])
+    turns = step.turns
+    tables = np.zeros((len(turns), pages), dtype=np.int32)
+    for padded, table in zip(tables, step.tables, strict=True):
+        used = table[:pages]
+        padded[: len(used)] = used
+    params = [turn.request.params for turn in turns]
     tensor = torch.from_numpy
-    return Offer(
-        predictors=tensor(positions - shift + origins[owner]),
-        positions=positions,
-        bounds=bounds,
-        sampling=_sampling_plan(rows, positions, owner, vocab_size),
-        unmask=UnmaskPlan(
-            row=tensor(owner),
-            column=tensor(np.arange(m) - bounds[owner]),
-            certain=tensor(certain),
-            edge=tensor(edge),
-            rule=tensor(np.array([UNMASK_RULES.index(p.unmask) for p in params])),
-            transfer=tensor(np.array([p.transfer for p in params])),
-            threshold=tensor(np.array([p.threshold for p in params])),
-            entropy_bound=tensor(np.array([p.entropy_bound for p in params])),
-            width=int(np.diff(bounds).max()),
+    return Batch(
+        turns=Turns(
+            fields=tensor(np.array([_fields(turn) for turn in turns], dtype=np.int32).T.copy()),
+            limits=tensor(np.array([(p.threshold, p.entropy_bound) for p in params]).T.copy()),
+            stops=tensor(np.array([_stops(p) for p in params], dtype=np.int32)),
+            tables=tensor(tables),
         ),
+        arriving=_arriving([turn for turn in turns if turn.fresh]),
+        draws=_draws(params, vocab_size) if any(p.temperature > 0 for p in params) else None,
+        plan=_plan(turns, params),
     )
 
 
-def _sampling_plan(rows: Sequence[Row], positions: Ints, owner: Ints, vocab_size: int) -> SamplingPlan:
-    params = [row.request.params for row in rows]
-    draws = typical = typical_p = None
-    if any(p.temperature > 0 for p in params):
-        seeds = np.array([p.seed for p in params], np.uint64)[owner]
-        steps = np.array([row.request.steps for row in rows], np.uint64)[owner]
-        noise = uniform(seeds, steps, positions.astype(np.uint64))
-        settings = np.array([(p.temperature, p.top_p, p.typical_p) for p in params])[owner]
-        temperature, top_p, typical_ps = settings.T.copy()
-        top_k = np.array([min(p.top_k, vocab_size) or vocab_size for p in params])[owner]
-        draws = Sampling(*map(torch.from_numpy, (temperature, top_k, top_p, noise)))
-        if len(places := np.flatnonzero((typical_ps < 1) & (temperature > 0))):
-            typical, typical_p = torch.from_numpy(places), torch.from_numpy(typical_ps[places])
+def _fields(turn: Turn) -> tuple[int, ...]:
+    """In the order of ``optimus_kernels.slots``."""
+    request = turn.row.request
+    params = request.params
+    cut = turn.row.stop if turn.prompt else -1
+    return (
+        turn.slot, turn.chunk, request.elastic, cut, request.known, request.end, request.canvas, _POLICY[params.policy],
+        _RULE[params.unmask], params.transfer,
+    )  # fmt: skip
+
+
+def _stops(params: Params) -> tuple[int, ...]:
+    ids = tuple(params.stop_ids)[:STOPS]
+    return ids + (-1,) * (STOPS - len(ids))
+
+
+def _arriving(turns: Sequence[Turn]) -> Arriving | None:
+    if not turns:
+        return None
+    requests = [turn.request for turn in turns]
+    tokens = np.full((len(turns), max(request.canvas for request in requests)), -1, dtype=np.int32)
+    for line, request in zip(tokens, requests, strict=True):
+        line[: request.canvas] = np.where(request.committed, request.tokens, -1)
+    lengths = np.array([(r.cached, r.exact, r.drawn, r.frontier, r.steps, 0) for r in requests], dtype=np.int32)
+    slots = np.array([turn.slot for turn in turns])
+    return Arriving(int(slots.max()) + 1, torch.from_numpy(slots), torch.from_numpy(tokens), torch.from_numpy(lengths))
+
+
+def _draws(params: Sequence[Params], vocab_size: int) -> Draws:
+    return Draws(
+        temperature=torch.tensor([p.temperature for p in params], dtype=torch.float64),
+        top_k=torch.tensor([min(p.top_k, vocab_size) or vocab_size for p in params]),
+        top_p=torch.tensor([p.top_p for p in params], dtype=torch.float64),
+        seed=torch.from_numpy(np.array([p.seed for p in params], dtype=np.uint64).view(np.int64)),
+    )
+
+
+def _plan(turns: Sequence[Turn], params: Sequence[Params]) -> SamplingPlan:
+    entropy, top_n = any(p.unmask == "entropy_bounded" for p in params), max([p.top_n for p in params])
+    if all(p.foreseeable for p in params):
+        return SamplingPlan(entropy=entropy, top_n=top_n)
+    assert all(turn.exact for turn in turns)
+    # [m]: whose each mask is
+    owner = np.repeat(np.arange(len(turns)), [turn.row.masks for turn in turns])
+    mass = np.array([p.typical_p if p.typical else 1.0 for p in params])[owner]
+    typical = np.flatnonzero(mass < 1)
     return SamplingPlan(
-        draws,
-        typical,
-        typical_p,
-        entropy=any(p.unmask == "entropy_bounded" for p in params),
-        top_n=max(p.top_n for p in params),
-        penalties=_penalties(rows, owner),
+        typical=torch.from_numpy(typical) if len(typical) else None,
+        typical_p=torch.from_numpy(mass[typical]) if len(typical) else None,
+        entropy=entropy,
+        top_n=top_n,
+        penalties=_penalties([turn.request for turn in turns], owner),
     )
 
 
-def _penalties(rows: Sequence[Row], owner: Ints) -> Penalties | None:
-    counts = np.bincount(owner, minlength=len(rows))
-    whose = [i for i, row in enumerate(rows) if row.request.params.penalised and counts[i]]
+def _penalties(requests: Sequence[Request], owner: Ints) -> Penalties | None:
+    counts = np.bincount(owner, minlength=len(requests))
+    whose = [i for i, request in enumerate(requests) if request.params.penalised and counts[i]]
     if not whose:
         return None
-    entries = [_entries(rows[i].request) for i in whose]
+    entries = [_entries(requests[i]) for i in whose]
     ids, divide, subtract = (np.concatenate(each) for each in zip(*entries, strict=True))
     tensor = torch.from_numpy
     return Penalties(

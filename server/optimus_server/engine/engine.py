@@ -1,4 +1,8 @@
-"""The engine: schedule, run, apply, learn, emit."""
+"""The engine: schedule, run, apply, learn, emit.
+
+On a GPU a step is scheduled and launched while the one before is under way, so that the device never waits for the
+host: what the host knows is one step old. Nothing else is different, and on a CPU the step before is always over.
+"""
 
 import logging
 import time
@@ -10,11 +14,12 @@ from optimus_server.engine.blocks import BlockPool
 from optimus_server.engine.elastic.controller import Controller
 from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.elastic.yields import YieldModel
-from optimus_server.engine.request import Commits, Event, Failed, Finished, Request
+from optimus_server.engine.policy import next_row
+from optimus_server.engine.request import NOTHING, Commits, Event, Failed, Finished, Request
 from optimus_server.engine.runner import Runner
 from optimus_server.engine.scheduler import Scheduler
-from optimus_server.engine.step import Row, Step
-from optimus_server.engine.telemetry import Feed, RowTrace, StepTrace
+from optimus_server.engine.step import Landed, Row, Step, Turn
+from optimus_server.engine.telemetry import Decision, Feed, RowTrace, StepTrace
 from optimus_server.errors import InvalidRequest
 from optimus_server.models.config import ModelConfig
 from optimus_server.models.loader import LoadedModel
@@ -50,13 +55,21 @@ class EngineOptions:
 
 
 class StepRunner(Protocol):
-    """What computes a step: ``Runner``, or a simulation of one."""
+    """What computes a step: ``Runner``, or a simulation of one; see there."""
 
     config: ModelConfig
+    ahead: bool
 
-    def launch(self, step: Step) -> Callable[[], list[Commits]]:
-        """Begin a step; what is returned waits for its result, which has a ``Commits`` for each row."""
-        ...
+    def launch(self, step: Step) -> Callable[[], Landed]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step under way, when it was launched, and what waits for it."""
+
+    step: Step
+    began: float
+    wait: Callable[[], Landed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +124,11 @@ class Engine:
         self.steps = 0
         self._clock = clock
         self._requests: dict[str, Request] = {}
+        self._unforeseeable: set[str] = set()
         self._events: list[tuple[str, Event]] = []
         self._untold: _Done | None = None
+        self._flight: _Flight | None = None
+        self._landed = 0.0
 
     @property
     def capacity(self) -> int:
@@ -124,7 +140,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a step would do or tell anything."""
-        return bool(self._requests or self._events)
+        return bool(self._requests or self._events or self._flight)
 
     def add(self, request: Request) -> None:
         """Queue a request.
@@ -139,6 +155,8 @@ class Engine:
                 param="max_new_tokens",
             )
         self._requests[request.id] = request
+        if not request.params.foreseeable:
+            self._unforeseeable.add(request.id)
         self.scheduler.add(request)
 
     def cancel(self, request_id: str) -> None:
@@ -159,14 +177,20 @@ class Engine:
             meanwhile: what the caller has to do, such as to hand on the events of the step before; called once, while
                 the device computes. With it, a step is published during the next one, just before that call.
         """
-        began = self._clock()
-        step = self.scheduler.schedule()
-        wait = self._launch(step)
+        before = self._flight
+        if before and not self._ahead:
+            # What is scheduled next must know all of it.
+            self._land(before)
+            before = None
+        self._flight = self._launch()
         if meanwhile:
             self._tell()
             meanwhile()
-        if wait:
-            self._finish(step, wait, began)
+        if before:
+            self._land(before)
+        if self._flight and not self._ahead:
+            self._land(self._flight)
+            self._flight = None
         if not (meanwhile and self._requests):
             self._tell()
         events, self._events = self._events, []
@@ -182,42 +206,89 @@ class Engine:
         live = [request.id for request in (*self.scheduler.running, *self.scheduler.waiting)]
         assert sorted(live) == sorted(self._requests)
 
-    def _launch(self, step: Step) -> Callable[[], list[Commits]] | None:
-        if not step.rows:
-            return None
-        try:
-            return self.runner.launch(step)
-        except Exception as error:
-            self._fail_all(step, error)
-            return None
+    @property
+    def _ahead(self) -> bool:
+        """Whether the next step may be launched before the one under way is over."""
+        return self.runner.ahead and not self._unforeseeable
 
-    def _finish(self, step: Step, wait: Callable[[], list[Commits]], began: float) -> None:
+    def _launch(self) -> _Flight | None:
+        began = self._clock()
+        step = self.scheduler.schedule()
+        if not step.turns:
+            return None
         try:
-            results = wait()
+            wait = self.runner.launch(step)
         except Exception as error:
             self._fail_all(step, error)
-            return
-        before = [row.request.frontier for row in step.rows]
-        for row, commits in zip(step.rows, results, strict=True):
-            try:
-                self._apply(row, commits)
-            except Exception as error:
-                logger.exception("A row of %s failed", row.request.id)
-                if not row.request.finished:
-                    self._fail(row.request, f"the engine failed on this row: {type(error).__name__}")
-        seconds = self._clock() - began
-        self.steps += 1
+            return None
+        for turn in step.turns:
+            turn.request.fresh = False
+            if turn.prompt:
+                # Nothing about its result is unknown.
+                self._apply(turn.row, NOTHING)
+            else:
+                turn.request.in_flight += 1
+        return _Flight(step, began, wait)
+
+    def _land(self, flight: _Flight) -> None:
+        """Take the result of a step."""
+        for turn in flight.step.turns:
+            turn.request.in_flight -= not turn.prompt
         try:
-            self.controller.learn(step, results, before, seconds)
+            landed = flight.wait()
+        except Exception as error:
+            self._fail_all(flight.step, error)
+            return
+        seconds, self._landed = self._clock() - max(flight.began, self._landed), self._clock()
+        turns, results = self._rows(flight.step, landed)
+        before = [turn.request.frontier for turn in turns]
+        for turn, commits in zip(turns, results, strict=True):
+            if not turn.prompt:
+                self._apply(turn.row, commits)
+        self.steps += 1
+        decision = flight.step.decision
+        try:
+            self.controller.learn(decision, turns, results, before, seconds)
         except Exception:
             # No request depends on what is learned.
             logger.exception("Step %d was not learned from", self.steps)
+        self._tell()
         if self.feed.active:
-            chunks = [row.request.chunk for row in step.rows]
-            self._untold = _Done(self.steps, time.time() - seconds, seconds, step, results, before, chunks)
-        for row in step.rows:
-            if row.request.finished:
-                self._forget(row.request)
+            chunks = [turn.request.chunk for turn in turns]
+            self._untold = _Done(self.steps, time.time() - seconds, seconds, decision, turns, results, before, chunks)
+        for turn in turns:
+            if turn.request.finished:
+                self._forget(turn.request)
+
+    def _rows(self, step: Step, landed: Landed) -> tuple[list[Turn], list[Commits]]:
+        """The turns of a step that had a row, with that row, and what it commits.
+
+        The others found no room, or their requests had ended before.
+        """
+        longest, turns, results = [turn.row for turn in step.turns], [], []
+        for turn, (start, stop), commits in zip(step.turns, landed.ranges, landed.commits, strict=True):
+            request = turn.request
+            assert not turn.exact or (start, stop) == (turn.row.start, turn.row.stop), (
+                turn,
+                start,
+                stop,
+                vars(request),
+            )
+            if not turn.exact:
+                if request.elastic:
+                    request.grant(turn.chunk)
+                turn.row = Row(request, start, stop, stop)
+            if request.finished:
+                continue
+            if start < stop:
+                turns.append(turn)
+                results.append(commits)
+            else:
+                row = next_row(request, request.canvas)
+                assert row is not None
+                turn.row = row
+        self.scheduler.forecast.learn(longest, step.turns)
+        return turns, results
 
     def _tell(self) -> None:
         """Publish the last step, if that is still to be done."""
@@ -227,21 +298,27 @@ class Engine:
 
     def _fail_all(self, step: Step, error: Exception) -> None:
         """Only the requests of this step can have caused it; the others, and the server, go on."""
-        logger.error("A step of %d rows failed", len(step.rows), exc_info=error)
-        for row in step.rows:
-            self._fail(row.request, f"the model failed on this step: {type(error).__name__}")
-            self._forget(row.request)
+        logger.error("A step of %d rows failed", len(step.turns), exc_info=error)
+        for turn in step.turns:
+            if not turn.request.finished:
+                self._fail(turn.request, f"the model failed on this step: {type(error).__name__}")
+                self._forget(turn.request)
 
     def _apply(self, row: Row, commits: Commits) -> None:
         request = row.request
         if not commits.valid:
             self._fail(request, "the model's output was not a number")
             return
-        for event in request.apply(row.start, row.stop, commits):
-            self._events.append((request.id, event))
-        if len(commits.positions):
-            # What is shared has led to an output that was looked at; a prefill row alone has not.
-            self.scheduler.publish(request)
+        try:
+            for event in request.apply(row.start, row.stop, commits):
+                self._events.append((request.id, event))
+            if len(commits.positions):
+                # What is shared has led to an output that was looked at; a prefill row alone has not.
+                self.scheduler.publish(request)
+        except Exception as error:
+            logger.exception("A row of %s failed", request.id)
+            if not request.finished:
+                self._fail(request, f"the engine failed on this row: {type(error).__name__}")
 
     def _fail(self, request: Request, message: str) -> None:
         request.finished = True
@@ -250,17 +327,19 @@ class Engine:
     def _forget(self, request: Request) -> None:
         self.scheduler.remove(request)
         self.controller.forget(request.id)
+        self._unforeseeable.discard(request.id)
         del self._requests[request.id]
 
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A step that is over: what its rows were before it and came to, and their chunk sizes."""
+    """A step that is over: where its rows began and what they came to, and their chunk sizes."""
 
     number: int
     at: float
     seconds: float
-    step: Step
+    decision: Decision
+    turns: list[Turn]
     results: list[Commits]
     before: list[int]
     chunks: list[int]
@@ -269,16 +348,16 @@ class _Done:
 def _trace(done: _Done) -> StepTrace:
     rows = tuple(
         RowTrace(
-            request_id=row.request.id,
-            step=row.request.steps,
-            start=row.start,
-            stop=row.stop,
+            request_id=turn.request.id,
+            step=turn.request.steps,
+            start=turn.row.start,
+            stop=turn.row.stop,
             chunk=chunk,
             masks=commits.offered,
             commits=commits,
-            frontier=row.request.frontier,
-            advance=min(row.request.frontier, row.request.end) - frontier,
+            frontier=turn.request.frontier,
+            advance=min(turn.request.frontier, turn.request.end) - frontier,
         )
-        for row, commits, frontier, chunk in zip(done.step.rows, done.results, done.before, done.chunks, strict=True)
+        for turn, commits, frontier, chunk in zip(done.turns, done.results, done.before, done.chunks, strict=True)
     )
-    return StepTrace(done.number, done.at, done.seconds, done.step.decision, rows)
+    return StepTrace(done.number, done.at, done.seconds, done.decision, rows)

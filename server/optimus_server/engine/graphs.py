@@ -5,8 +5,8 @@ small step; replaying a recorded forward takes microseconds. A recording has fix
 padded to the next larger room and copied there. Rooms lie closer, relatively, where positions cost the most; the
 largest steps keep the GPU busy for longer than their launch takes and need no recording.
 
-What follows the forward (head, choice of tokens, unmasking) is launched as usual while the forward runs, with the exact
-shapes of the step, so that no request's parameters need a recording of their own.
+What follows the forward (head, choice of tokens, unmasking) is launched as usual while the forward runs, so that no
+request's parameters need a recording of their own.
 """
 
 from bisect import bisect_left
@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from optimus_kernels.paged_attention import AttentionPlan, Room
-from optimus_server.engine.batch import Inputs
 from optimus_server.models.config import ModelConfig
 
 Forward = Callable[[Tensor, Tensor, AttentionPlan], Tensor]
@@ -35,11 +34,18 @@ TOKENS = (1024, 4096)
 
 
 @dataclass(frozen=True, slots=True)
-class _Recorded:
-    """Where a step of one room is copied to, and what runs it."""
+class Buffers:
+    """What the forward of a step reads: ids and positions int64 ``[2, n]``, and the plan of its attention."""
 
-    inputs: Tensor
-    packed: Tensor
+    places: Tensor
+    plan: AttentionPlan
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """Where a step of one room is laid out, and what runs it."""
+
+    buffers: Buffers
     replay: Callable[[], None]
 
 
@@ -102,38 +108,36 @@ class StepGraphs:
             self._recorded[room] = self._record(room, pool)
             progress((number + 1) / len(rooms))
 
-    @torch.inference_mode()
-    def run(self, inputs: Inputs, room: Room) -> Tensor:
-        """[n, hidden] of a step that was packed for a recorded room; valid until the next one runs."""
-        recorded = self._recorded[room]
-        recorded.inputs.copy_(inputs.places, non_blocking=True)
-        recorded.packed.copy_(inputs.attention.packed, non_blocking=True)
-        recorded.replay()
+    def buffers(self, room: Room) -> Buffers:
+        """Where a step is to be laid out before it runs in a recorded room."""
+        return self._recorded[room].buffers
+
+    def run(self, room: Room) -> Tensor:
+        """[n, hidden] of the step in the buffers of ``room``; valid until the next one runs."""
+        self._recorded[room].replay()
         return self._hidden[: room.positions]
 
     def _record(self, room: Room, pool: Any) -> _Recorded:
-        inputs = torch.zeros(2, room.positions, dtype=torch.int64, device=self._device)
         # Rows without positions, positions without slots: recording writes nowhere.
-        packed = torch.zeros(3 * room.rows + 1 + room.rows * room.pages + room.positions, dtype=torch.int32)
-        packed[-room.positions :] = -1
-        packed = packed.to(self._device)
+        places = torch.zeros(2, room.positions, dtype=torch.int64, device=self._device)
+        sizes = {"block_size": self._block_size, "page_size": self._page_size}
+        bounds = {"width": room.positions, "reach": room.pages * self._page_size}
+        plan = AttentionPlan.empty(room, **sizes, **bounds, device=self._device)
         hidden = self._hidden[: room.positions]
 
         def run() -> None:
-            plan = AttentionPlan.over(
-                packed, room, block_size=self._block_size, page_size=self._page_size,
-                width=room.positions, reach=room.pages * self._page_size,
-            )  # fmt: skip
-            hidden.copy_(self._forward(inputs[0], inputs[1], plan))
+            # Another object each time: the torch reference keeps what it works out in it.
+            again = AttentionPlan.over(plan.packed, room, **sizes, **bounds)
+            hidden.copy_(self._forward(places[0], places[1], again))
 
         if pool is None:
-            return _Recorded(inputs, packed, run)
+            return _Recorded(Buffers(places, plan), run)
         # Compiles what is not compiled yet, which a recording must not.
         run()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
             run()
-        return _Recorded(inputs, packed, graph.replay)
+        return _Recorded(Buffers(places, plan), graph.replay)
 
 
 def _ladder(rungs: Iterable[int], largest: int) -> list[int]:

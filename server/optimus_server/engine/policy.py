@@ -10,7 +10,7 @@ Every policy is a choice of ``stop`` (and, for ``refresh``, of ``start``); when 
     stream      ..[cmm]              from ``cached``, c positions, across block borders
 
 In-block chunking is the method of "Optimus: Elastic Decoding for Efficient Diffusion LLM Serving"
-(arXiv 2605.24832).
+(arXiv 2605.24832). The device makes the same rows from what it knows itself (``optimus_kernels.layout``).
 """
 
 from optimus_server.engine.request import Request
@@ -39,4 +39,24 @@ def next_row(request: Request, budget: int) -> Row | None:
     if request.prefilling and stop - start > budget:
         cut = min(start + budget, request.known - request.shift) // block * block
         return Row(request, start, cut, cut) if cut > start else None
+    return Row(request, start, stop, limit if policy == "stale" else stop)
+
+
+def longest_after(row: Row, chunk: int) -> Row:
+    """The longest row that may follow ``row``, whose result is not known yet: from where that one starts, if it finds
+    no room in its step, to where the next one stops if everything commits.
+
+    Args:
+        chunk: size of the next row.
+    """
+    request = row.request
+    policy, block, shift = request.params.policy, request.block_size, request.shift
+    frontier = request.first_mask(min(row.stop + shift, request.canvas))
+    limit = request.canvas if policy == "stream" else min((frontier // block + 1) * block, request.canvas)
+    base = max(min(row.stop, request.frontier), request.known - shift)
+    start = row.start
+    if policy in ("refresh", "stale"):
+        start, base = min(start, request.exact), max(base, frontier // block * block - shift)
+    stop = limit if policy in ("block", "stale") else min(max(base + chunk, frontier + 1 - shift), limit)
+    stop = max(stop, row.stop)
     return Row(request, start, stop, limit if policy == "stale" else stop)

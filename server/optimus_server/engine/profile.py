@@ -16,7 +16,7 @@ from optimus_server import __version__
 from optimus_server.engine.elastic.latency import Profile, monotone
 from optimus_server.engine.request import Params, Request
 from optimus_server.engine.runner import Runner
-from optimus_server.engine.step import Row, Step
+from optimus_server.engine.step import Row, Step, Turn
 from optimus_server.engine.telemetry import Decision
 
 logger = logging.getLogger(__name__)
@@ -108,26 +108,27 @@ def _time(runner: Runner, positions: int, context: int) -> float:
 
 def synthetic(runner: Runner, positions: int, context: int, width: int) -> Step:
     """A step of ``positions`` in rows of ``width``, each with about ``context`` tokens of KV; nobody asked for it."""
-    rows, tables = zip(*_rows(runner, positions, context, width), strict=True)
-    return Step(rows, tables, _NO_DECISION)
+    turns, tables = zip(*_turns(runner, positions, context, width), strict=True)
+    return Step(turns, tables, _NO_DECISION, positions, sum(turn.row.masks for turn in turns))
 
 
-def _rows(runner: Runner, positions: int, context: int, widest: int) -> Iterator[tuple[Row, list[int]]]:
+def _turns(runner: Runner, positions: int, context: int, widest: int) -> Iterator[tuple[Turn, list[int]]]:
     config, page = runner.config, runner.page_size
-    block = config.block_size
+    block, shift = config.block_size, config.logit_shift
     known = max(1, min(context, config.max_position_embeddings - 2 * block - widest) // block * block)
-    params = Params(max_new_tokens=2 * block + widest, chunk=widest)
     pages = -(-(known + widest) // page)
     # An autoregressive row is one position wide.
     widest = widest if block > 1 else 1
     for number, first in enumerate(range(0, positions, widest)):
         width = min(widest, positions - first)
-        request = Request(f"{number}", (1,) * known, params, block_size=block, shift=config.logit_shift)
-        start = known - config.logit_shift
-        stop = start + width
+        params = Params(max_new_tokens=2 * block + widest, chunk=width, policy="stream")
+        request = Request(f"{number}", (1,) * known, params, block_size=block, shift=shift)
+        request.cached = known - shift
+        row = Row(request, request.cached, request.cached + width, request.cached + width)
         # Rows may meet in the same pages when there are few: nobody reads what they write.
         table = [(number * pages + i) % runner.pages for i in range(pages)]
-        yield Row(request, start, stop, stop), table
+        # Always a fresh one, or a step would go on where the one before has ended.
+        yield Turn(row, number, width, exact=True, prompt=False, fresh=True), table
 
 
 def _path(directory: Path, runner: Runner) -> Path:

@@ -62,6 +62,15 @@ class Params:
     def penalised(self) -> bool:
         return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1, 0, 0)
 
+    @property
+    def typical(self) -> bool:
+        return self.typical_p < 1 and self.temperature > 0
+
+    @property
+    def foreseeable(self) -> bool:
+        """Whether a step can be prepared before the one before is over: what it needs does not hang on its tokens."""
+        return not (self.penalised or self.typical)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -136,6 +145,10 @@ class Commits:
         return zip(self.positions.tolist(), self.ids.tolist(), confidence.tolist(), strict=True)
 
 
+NOTHING = Commits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), valid=True, offered=0)
+"""What a row commits that offers no masks."""
+
+
 class Request:
     """One request's tokens and lengths.
 
@@ -151,6 +164,8 @@ class Request:
         frontier: first position not committed.
         end: first position that is never sent.
         chunk: chunk size in force.
+        in_flight: how many of its rows are being computed, so that their results are not known.
+        fresh: it has begun (again), and the device does not know.
     """
 
     def __init__(self, request_id: str, ids: tuple[int, ...], params: Params, *, block_size: int, shift: int) -> None:
@@ -186,6 +201,8 @@ class Request:
         self.created = time.perf_counter()
         self.admitted: float | None = None
         self.finished = False
+        self.in_flight = 0
+        self.fresh = True
 
     @property
     def prefilling(self) -> bool:
@@ -205,11 +222,17 @@ class Request:
         pending = self.frontier - max(self.cached, self.known - self.shift)
         self.chunk = max(chunk, pending + 1 - self.shift)
 
+    def first_mask(self, begin: int) -> int:
+        """The first position from ``begin`` on that is not committed."""
+        found = self._flags.find(0, begin)
+        return self.canvas if found < 0 else found
+
     def restart(self, prefix_hit: int) -> None:
         """Begin (again) with KV for ``prefix_hit`` positions only; committed tokens stay."""
         self.known = self.frontier
         assert prefix_hit <= self.known - self.shift
         self.cached = self.exact = self.drawn = prefix_hit
+        self.fresh = True
         if self.admitted is None:
             # A later hit is on its own pages.
             self.prefix_hit = prefix_hit
@@ -228,8 +251,7 @@ class Request:
             if wanted := self.params.top_n:
                 self._top |= {p: best[:wanted] for p, best in zip(positions.tolist(), commits.top, strict=True)}
             self.committed[positions] = True
-            gap = self._flags.find(0, before)
-            self.frontier = self.canvas if gap < 0 else gap
+            self.frontier = self.first_mask(before)
         self._settle(start, stop, final)
         self.steps += stop + self.shift > self.known
         self.computed += max(0, stop - max(start, self.prompt_len - self.shift))

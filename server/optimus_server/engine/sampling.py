@@ -12,14 +12,30 @@ same tokens alone or in any batch, and again after preemption.
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from optimus_kernels.choose import Sampling, choose as choose_tokens, kept
 
-UInt64 = NDArray[np.uint64]
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How the ``r`` requests of a step draw: temperature, top-k, top-p and seed, all ``[r]``."""
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    seed: Tensor
+
+    def spread(self, owner: Tensor, step: Tensor, position: Tensor) -> Sampling:
+        """The same for each mask, with its random number.
+
+        Args:
+            owner, position: ``[m]``, whose the masks are and where.
+            step: ``[r]``, of each request.
+        """
+        random = uniform(self.seed[owner], step[owner].long(), position.long())
+        return Sampling(self.temperature[owner], self.top_k[owner], self.top_p[owner], random)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,15 +156,20 @@ def _draw_typical(probs: Tensor, plan: SamplingPlan) -> Tensor:
     return torch.where(chosen < probs.shape[1], chosen, probs.argmax(-1))
 
 
-def uniform(seed: UInt64, step: UInt64, position: UInt64) -> NDArray[np.float64]:
-    """Uniform numbers in [0, 1), a pure function of three counters (SplitMix64, Steele et al. 2014)."""
-    with np.errstate(over="ignore"):
-        state = _mix(_mix(_mix(seed) + step) + position)
-    return (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+def uniform(seed: Tensor, step: Tensor, position: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1), a pure function of three int64 counters (SplitMix64, Steele et al. 2014)."""
+    state = _mix(_mix(_mix(seed) + step) + position)
+    return _shifted(state, 11).double() * 2.0**-53
 
 
-def _mix(x: UInt64) -> UInt64:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _mix(x: Tensor) -> Tensor:
+    # The constants of the method as signed numbers; products wrap.
+    x = x + (0x9E3779B97F4A7C15 - 2**64)
+    x = (x ^ _shifted(x, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    x = (x ^ _shifted(x, 27)) * (0x94D049BB133111EB - 2**64)
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, by: int) -> Tensor:
+    """To the right, filled with zeros."""
+    return (x >> by) & ((1 << (64 - by)) - 1)

@@ -4,6 +4,9 @@ The controller says how large the chunks are and how much prompt may join them. 
 masks first, oldest request first; then prefill rows of running requests, then newly admitted requests, both within the
 prefill budget. When pages run out, the youngest running request is preempted: it keeps its committed tokens, gives back
 its pages and waits at the head of the queue.
+
+A step may be scheduled while the one before is under way. Then rows that follow from its result are not known; pages are
+there for the longest that may come of it, and room is there for what usually does (``Forecast``).
 """
 
 import itertools
@@ -12,9 +15,10 @@ from collections import deque
 
 from optimus_server.engine.blocks import BlockPool, Lease
 from optimus_server.engine.elastic.controller import Choice, Controller, Situation
-from optimus_server.engine.policy import next_row
+from optimus_server.engine.forecast import Forecast
+from optimus_server.engine.policy import longest_after, next_row
 from optimus_server.engine.request import Request
-from optimus_server.engine.step import Row, Step
+from optimus_server.engine.step import Row, Step, Turn
 from optimus_server.engine.telemetry import Decision
 
 # A request too large for the pages left lets this many others pass before the queue waits for it; it keeps one
@@ -37,7 +41,10 @@ class Scheduler:
         self.max_rows = max_rows
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
+        self.forecast = Forecast()
         self._leases: dict[str, Lease] = {}
+        self._slots: dict[str, int] = {}
+        self._free_slots = list(range(max_rows - 1, -1, -1))
         self._head: Request | None = None
         self._overtaken = 0
 
@@ -48,40 +55,45 @@ class Scheduler:
         """Forget a finished, failed or cancelled request and take its pages back."""
         if request.id in self._leases:
             self.running.remove(request)
-            self.pool.close(self._leases.pop(request.id))
+            self._close(request)
         else:
             self.waiting.remove(request)
 
     def schedule(self) -> Step:
-        """The next step; without rows only if nothing waits or runs."""
+        """The next step; without turns only if nothing waits or runs, but for what the step under way may end."""
         decoding: list[Request] = []
         prompts: list[Request] = []
         for request in self.running:
-            (prompts if request.prefilling else decoding).append(request)
-        choice = self._choose(decoding, prompts)
-        rows = self._denoise(decoding)
-        denoising = len(rows)
+            (prompts if request.prefilling and not request.in_flight else decoding).append(request)
+        choice, chunks = self._choose(decoding, prompts)
+        turns = self._denoise(decoding, chunks)
+        denoising = len(turns)
         budget = choice.prefill
         for request in prompts:
             if request.id in self._leases and (row := next_row(request, budget)):
                 budget -= row.width
-                rows.append(row)
-        self._admit(rows, budget)
-        tables = tuple(self._leases[row.request.id].table for row in rows)
-        return Step(tuple(rows), tables, self._decision(choice, rows, denoising))
+                turns.append(self._turn(row))
+        self._admit(turns, budget)
+        positions, masks = self.forecast.room(turns)
+        decision = self._decision(choice, turns, denoising, positions)
+        # What is known comes first: where room was forecast too small, it is the last that wait.
+        turns.sort(key=lambda turn: (not turn.prompt, not turn.exact))
+        tables = tuple([self._leases[turn.request.id].table for turn in turns])
+        return Step(tuple(turns), tables, decision, positions, masks)
 
     def publish(self, request: Request) -> None:
         """Let other requests share what this one has computed exactly and will not write again."""
-        lease = self._leases[request.id]
-        self.pool.publish(lease, request.tokens, min(request.exact, request.cached))
+        if lease := self._leases.get(request.id):
+            self.pool.publish(lease, request.tokens, min(request.exact, request.cached))
 
     def check(self) -> None:
         """Raise AssertionError if a page is lost or held twice."""
-        assert sorted(self._leases) == sorted(request.id for request in self.running)
+        assert sorted(self._leases) == sorted(self._slots) == sorted(request.id for request in self.running)
+        assert sorted([*self._slots.values(), *self._free_slots]) == list(range(self.max_rows))
         self.pool.check(list(self._leases.values()))
 
-    def _choose(self, decoding: list[Request], prompts: list[Request]) -> Choice:
-        """Ask the controller, and hand its chunk sizes out."""
+    def _choose(self, decoding: list[Request], prompts: list[Request]) -> tuple[Choice, dict[str, int]]:
+        """Ask the controller, and hand its chunk sizes out; those who decode get theirs with their turn."""
         elastic = [request for request in decoding if request.elastic]
         fixed = [request for request in decoding if not request.elastic]
         prefill, joining = self._joining(prompts)
@@ -95,13 +107,11 @@ class Scheduler:
                 kv_tokens=sum([request.frontier for request in decoding]),
             )
         )
-        for request, chunk in zip(elastic, choice.chunks, strict=True):
-            request.grant(chunk)
         # Prompts end in a row that offers masks already.
         for request in (*prompts, *itertools.islice(self.waiting, PATIENCE)):
             if request.elastic:
                 request.grant(self.controller.opening(request.params.policy))
-        return choice
+        return choice, {request.id: chunk for request, chunk in zip(elastic, choice.chunks, strict=True)}
 
     def _joining(self, prompts: list[Request]) -> tuple[int, int]:
         """Positions of prompt that this step could compute, and how many requests will then begin to decode."""
@@ -114,10 +124,9 @@ class Scheduler:
             joining += budget >= 0 and request.elastic
         return self.controller.prefill_budget - max(budget, 0), joining
 
-    def _decision(self, choice: Choice, rows: list[Row], decoding: int) -> Decision:
-        widths = [row.stop - row.start for row in rows]
-        positions, kv_tokens = sum(widths), sum([row.visible for row in rows])
-        chunks = [row.request.chunk for row in rows[:decoding]]
+    def _decision(self, choice: Choice, turns: list[Turn], decoding: int, positions: int) -> Decision:
+        kv_tokens = sum([turn.row.visible for turn in turns])
+        chunks = [turn.chunk for turn in turns[:decoding]]
         return Decision(
             chunk=choice.typical,
             smallest=min(chunks, default=0),
@@ -127,35 +136,57 @@ class Scheduler:
             waiting=len(self.waiting),
             kv_used=1 - self.pool.available / self.pool.pages,
             positions=positions,
-            prefill=sum(widths[decoding:]),
+            prefill=sum([turn.row.width for turn in turns[decoding:]]),
             kv_tokens=kv_tokens,
             expected_commits=choice.expected_commits,
-            predicted_s=self.controller.latency.predict(positions, kv_tokens) if rows else 0.0,
+            predicted_s=self.controller.latency.predict(positions, kv_tokens) if turns else 0.0,
         )
 
-    def _denoise(self, decoding: list[Request]) -> list[Row]:
-        rows = []
+    def _denoise(self, decoding: list[Request], chunks: dict[str, int]) -> list[Turn]:
+        turns = []
         for request in decoding:
             if request.id not in self._leases:
                 continue
-            row = next_row(request, 0)
+            chunk = chunks.get(request.id, request.chunk)
+            if not request.in_flight and request.elastic:
+                request.grant(chunk)
+            # A row under way that ends a prompt is decoding already, so no budget cuts it.
+            row = next_row(request, request.canvas)
             assert row is not None
+            if request.in_flight:
+                row = longest_after(row, chunk)
             if self._reserve(request, row.visible):
-                rows.append(row)
-        return rows
+                turns.append(self._turn(row, chunk))
+        return turns
+
+    def _turn(self, row: Row, chunk: int | None = None) -> Turn:
+        request = row.request
+        prompt = row.stop <= request.known - request.shift
+        return Turn(
+            row, self._slots[request.id], chunk or request.chunk,
+            exact=not request.in_flight, prompt=prompt, fresh=request.fresh,
+        )  # fmt: skip
 
     def _reserve(self, request: Request, positions: int) -> bool:
-        """Pages for ``positions``, from younger requests if need be; False if the request itself had to go."""
+        """Pages for ``positions``, from younger requests if need be; False if the request cannot have its turn."""
         while not self.pool.grow(self._leases[request.id], positions):
+            if request.in_flight:
+                # Perhaps it does not need so many.
+                return False
             victim = self.running.pop()
             victim.preemptions += 1
-            self.pool.close(self._leases.pop(victim.id))
+            self._close(victim)
             self.waiting.appendleft(victim)
             if victim is request:
                 return False
         return True
 
-    def _admit(self, rows: list[Row], budget: int) -> None:
+    def _close(self, request: Request) -> None:
+        """Take pages and slot back. Rows still under way may use them: what comes later is computed later."""
+        self.pool.close(self._leases.pop(request.id))
+        self._free_slots.append(self._slots.pop(request.id))
+
+    def _admit(self, turns: list[Turn], budget: int) -> None:
         for request in tuple(itertools.islice(self.waiting, PATIENCE)):
             head = self.waiting[0]
             if head is not self._head:
@@ -163,7 +194,7 @@ class Scheduler:
             impatient = request is not head and self._overtaken >= PATIENCE
             if budget <= 0 or len(self.running) >= self.max_rows or impatient:
                 return
-            if not self._open(request):
+            if request.in_flight or not self._open(request):
                 continue
             self._overtaken += request is not head
             self.waiting.remove(request)
@@ -171,7 +202,7 @@ class Scheduler:
             request.admitted = request.admitted or time.perf_counter()
             if row := next_row(request, budget):
                 budget -= row.width
-                rows.append(row)
+                turns.append(self._turn(row))
 
     def _open(self, request: Request) -> bool:
         """Lease the pages of a waiting request up to its first row of masks; False if there are too few."""
@@ -186,4 +217,5 @@ class Scheduler:
             return False
         request.restart(len(lease.nodes) * self.pool.unit)
         self._leases[request.id] = lease
+        self._slots[request.id] = self._free_slots.pop()
         return True

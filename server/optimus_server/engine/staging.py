@@ -9,8 +9,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from optimus_kernels.paged_attention import AttentionPlan
-
 T = TypeVar("T")
 
 ALIGNMENT = 16
@@ -18,14 +16,14 @@ ALIGNMENT = 16
 
 
 class Staging:
-    """A piece of pinned memory, from which a copy waits for nothing, not even for what the device is computing.
+    """Two pieces of pinned memory, from which a copy waits for nothing, not even for what the device is computing.
 
-    It is written again with the next step, so that one must come after the result of this one.
+    They are used in turns, so when a step is sent, the result of the last but one must have come.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pinned = torch.empty(0, dtype=torch.uint8)
+        self._pinned = [torch.empty(0, dtype=torch.uint8) for _ in range(2)]
 
     def send(self, packed: T) -> T:
         """The same dataclass, with every tensor in it, and in the dataclasses in it, on the device."""
@@ -35,12 +33,14 @@ class Staging:
         for tensor in tensors:
             kinds[tensor.dtype].append(tensor.view(-1))
         ends = list(accumulate((_room(group) for group in kinds.values()), initial=0))
-        if ends[-1] > len(self._pinned):
-            self._pinned = torch.empty(2 * ends[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        self._pinned.reverse()
+        if ends[-1] > len(self._pinned[0]):
+            self._pinned[0] = torch.empty(2 * ends[-1], dtype=torch.uint8, pin_memory=self._device.type == "cuda")
+        pinned = self._pinned[0]
         for (dtype, group), begin in zip(kinds.items(), ends, strict=False):
             size = sum(map(len, group)) * dtype.itemsize
-            torch.cat(group, out=self._pinned[begin : begin + size].view(dtype))
-        there = self._pinned[: ends[-1]].to(self._device, non_blocking=True, copy=True)
+            torch.cat(group, out=pinned[begin : begin + size].view(dtype))
+        there = pinned[: ends[-1]].to(self._device, non_blocking=True, copy=True)
         arrived: dict[torch.dtype, Iterator[Tensor]] = {}
         for (dtype, group), begin in zip(kinds.items(), ends, strict=False):
             lengths = list(map(len, group))
@@ -57,8 +57,6 @@ def _room(group: list[Tensor]) -> int:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, AttentionPlan):
-        yield value.packed
     elif is_dataclass(value):
         for field in fields(value):
             yield from _tensors(getattr(value, field.name))
@@ -68,8 +66,6 @@ def _rebuilt(value: Any, tensors: Iterator[Tensor]) -> Any:
     """``value`` with the next ones of ``tensors`` in the places of its own, in the same order."""
     if isinstance(value, Tensor):
         return next(tensors)
-    if isinstance(value, AttentionPlan):
-        return value.moved(next(tensors))
     if is_dataclass(value):
         return type(value)(**{field.name: _rebuilt(getattr(value, field.name), tensors) for field in fields(value)})  # type: ignore[misc]
     return value

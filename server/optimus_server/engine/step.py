@@ -1,15 +1,9 @@
-"""One forward of the engine: rows of requests, and what the host knows about them."""
+"""One forward of the engine: whose turn it is, and what the host knows about their rows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from optimus_server.engine.request import Request
+from optimus_server.engine.request import Commits, Request
 from optimus_server.engine.telemetry import Decision
-
-Ints = NDArray[np.int64]
 
 
 # Not frozen: the engine makes one for every row of every step, and freezing triples what that costs.
@@ -31,35 +25,67 @@ class Row:
     def width(self) -> int:
         return self.stop - self.start
 
+    @property
+    def masks(self) -> int:
+        """Places of its masks: from the frontier up to what its last output predicts."""
+        request = self.request
+        return max(0, min(self.stop + request.shift, request.canvas) - request.frontier)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)
+class Turn:
+    """A request's turn in a step.
+
+    Attributes:
+        row: what it computes. While the step before is still under way, the longest row that may come of it.
+        slot: where the device keeps the request.
+        chunk: chunk size it was given. Pending tokens may widen the row, but it still yields what this chunk size does.
+        exact: whether ``row`` is known.
+        prompt: whether it is a row of prompt that was cut, so that it offers no mask.
+        fresh: whether the device does not have the request yet.
+    """
+
+    row: Row
+    slot: int
+    chunk: int
+    exact: bool
+    prompt: bool
+    fresh: bool
+
+    @property
+    def request(self) -> Request:
+        return self.row.request
+
+
+@dataclass(slots=True)
 class Step:
-    """One forward of the engine: its rows, row by row the page tables that hold their KV, and why it is like that."""
+    """One forward of the engine.
 
-    rows: tuple[Row, ...]
+    Attributes:
+        turns: rows of prompt first, those that are exact before those that are not.
+        tables: turn by turn the page table that holds its KV.
+        decision: why the step is like that.
+        positions, masks: how many there is room for. A turn that finds none waits for the next step, and so do all
+            behind it.
+    """
+
+    turns: tuple[Turn, ...]
     tables: tuple[list[int], ...]
     decision: Decision
+    positions: int
+    masks: int
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        return tuple([turn.row for turn in self.turns])
 
 
-def candidates(rows: Sequence[Row]) -> tuple[Ints, Ints]:
-    """The masks that rows of one model predict, row by row, ascending: positions, and the row of each.
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """What has become of a step: where each turn's row started and stopped, and what it commits.
 
-    The output at ``p - shift`` predicts ``p``. With shift, the first position of a block is predicted by the last one
-    of the block before it, which says something only once that block is known:
-
-        B = 4, frontier 8, row [7, 10), shift 1 -> 8 9 10      (7 is known, so 8 may be offered)
-        B = 4, frontier 6, row [5, 8),  shift 1 -> 6 7         (8 hangs on the mask at 7)
+    A turn that found no room, or whose request had ended, stops where it starts.
     """
-    shift, block_size = rows[0].request.shift, rows[0].request.block_size
-    # Per row the window that holds its masks, [first, last); the loop over rows is all that grows with them.
-    first = [max(row.start + shift, row.request.frontier) for row in rows]
-    windows = [row.request.committed[a : row.stop + shift] for a, row in zip(first, rows, strict=True)]
-    lengths = [len(window) for window in windows]
-    places = np.flatnonzero(~np.concatenate(windows))
-    owner = np.repeat(np.arange(len(rows)), lengths)[places]
-    positions: Ints = places + (np.array(first) - np.cumsum(lengths) + lengths)[owner]
-    if shift:
-        frontier = np.array([row.request.frontier for row in rows])
-        known = (positions % block_size != 0) | (positions == frontier[owner])
-        positions, owner = positions[known], owner[known]
-    return positions, owner
+
+    ranges: list[tuple[int, int]]
+    commits: list[Commits]

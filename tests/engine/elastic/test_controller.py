@@ -10,8 +10,8 @@ from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.elastic.yields import YieldModel, rungs
 from optimus_server.engine.engine import Engine, EngineOptions
 from optimus_server.engine.request import POLICIES, Commits, Finished, Params, Request
-from optimus_server.engine.step import candidates
 from optimus_server.engine.telemetry import REASONS
+from tests.engine.conftest import candidates
 
 H100 = Profile((1, 32, 128, 256, 512, 1024, 4096), (6.2e-3, 6.5e-3, 6.8e-3, 8.2e-3, 13.6e-3, 27e-3, 107e-3), 5e-8)
 

@@ -5,8 +5,7 @@ from hypothesis import given, settings, strategies as st
 from optimus_server.engine.elastic.yields import BESIDE, REACH, P, YieldModel, long_run, rungs
 from optimus_server.engine.policy import next_row
 from optimus_server.engine.request import Params, Request
-from optimus_server.engine.step import candidates
-from tests.engine.conftest import commits
+from tests.engine.conftest import candidates, commits
 
 
 def decode(p, chunk, policy="chunk", *, block=32, shift=1, tokens=4000, seed=0):

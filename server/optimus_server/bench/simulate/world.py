@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from optimus_server.bench.simulate.recording import BLOCK, Recording
 from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.engine import Engine, EngineOptions
-from optimus_server.engine.request import Commits, Committed, Finished, Params, Policy, Request
-from optimus_server.engine.step import Step
+from optimus_server.engine.request import NOTHING, Commits, Committed, Finished, Params, Policy, Request
+from optimus_server.engine.step import Landed, Step
 from optimus_server.engine.telemetry import Decision
 from optimus_server.errors import SettingsError
 
@@ -122,6 +122,7 @@ class Machine:
 
     def __init__(self, recording: Recording, table: Profile, scheme: Scheme, *, noise: float, seed: int) -> None:
         self.now = 0.0
+        self.ahead = False
         block_size, shift = (1, 1) if scheme is AR else (recording.block_size, recording.shift)
         config = SimpleNamespace(block_size=block_size, logit_shift=shift, max_position_embeddings=1 << 20)
         self.config = cast(Any, config)
@@ -132,22 +133,23 @@ class Machine:
         self._nearest: dict[int, int] = {}
         self.decisions: list[Decision] = []
 
-    def launch(self, step: Step) -> Callable[[], list[Commits]]:
-        """What it returns yields a ``Commits`` for each row: what was committed at this place of the recording."""
+    def launch(self, step: Step) -> Callable[[], Landed]:
+        """What each row commits is what was committed at this place of the recording."""
         return lambda: self._run(step)
 
-    def _run(self, step: Step) -> list[Commits]:
+    def _run(self, step: Step) -> Landed:
         self.decisions.append(step.decision)
         seconds = self._truth.predict(step.decision.positions, step.decision.kv_tokens)
         self.now += seconds * float(np.exp(self._noise * self._rng.standard_normal()))
-        return [self._commits(row.request, row.stop) for row in step.rows]
+        rows = step.rows
+        return Landed([(row.start, row.stop) for row in rows], [self._commits(row.request, row.stop) for row in rows])
 
     def _commits(self, request: Request, stop: int) -> Commits:
         block, frontier = request.block_size, request.frontier
         border = (frontier // block + 1) * block
         count = min(stop + request.shift, border) - frontier
         if count <= 0:
-            return _NOTHING
+            return NOTHING
         if count == 1:
             return _commit(np.array([frontier]), 1)
         source = source_of(request.id)
@@ -172,7 +174,6 @@ class Machine:
 
 
 _ZEROS = [(np.zeros(count, np.int64), np.zeros(count)) for count in range(257)]
-_NOTHING = Commits(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0), valid=True, offered=0)
 
 
 def _commit(positions: NDArray[np.int64], offered: int) -> Commits:

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from optimus_server.engine.elastic.latency import LatencyModel
 from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.request import Commits, Policy, Request
-from optimus_server.engine.step import Step
-from optimus_server.engine.telemetry import Reason
+from optimus_server.engine.step import Turn
+from optimus_server.engine.telemetry import Decision, Reason
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -105,8 +105,6 @@ class Controller:
         self._rows = 0
         self._policy: Policy = "chunk"
         self._openings: dict[Policy, int] = {}
-        # What each row was given. Pending tokens may widen it, but then it still yields what this chunk size does.
-        self._given: dict[str, int] = {}
         # Prompt positions and committed tokens, lately: what a token costs in prompt.
         self._prompt, self._tokens = 0.0, 1.0
 
@@ -124,7 +122,6 @@ class Controller:
     def choose(self, situation: Situation) -> Choice:
         """Chunk sizes for the next step."""
         rows = situation.rows
-        self._given = {}
         if self.pinned is not None:
             chunks = (self.pinned,) * len(rows)
             return Choice(chunks, self.pinned, "manual", self.prefill_budget, float(len(rows) + situation.fixed_rows))
@@ -150,7 +147,6 @@ class Controller:
             price = count * self._slope(float(load[self._level]), situation.kv_tokens)
             self._explore(rows, tables[0] - price * tables[2], chosen)
         chunks = tuple(self.yields.rungs[rung] for rung in chosen[:-1].tolist())
-        self._given = {row.id: chunk for row, chunk in zip(rows, chunks, strict=True)}
         return Choice(
             chunks,
             self.yields.rungs[chosen[-1]],
@@ -159,20 +155,25 @@ class Controller:
             float(commits[self._level] @ share) + situation.fixed_rows,
         )
 
-    def learn(self, step: Step, commits: Sequence[Commits], before: Sequence[int], seconds: float) -> None:
+    def learn(
+        self,
+        decision: Decision,
+        turns: Sequence[Turn],
+        commits: Sequence[Commits],
+        before: Sequence[int],
+        seconds: float,
+    ) -> None:
         """Take a step's result: what its rows committed, where their frontiers were before, how long it took."""
-        decision = step.decision
         self.latency.observe(decision.positions, decision.kv_tokens, seconds)
         policies: dict[Policy, list[int]] = {}
         tokens = 0
-        for row, found, frontier in zip(step.rows, commits, before, strict=True):
-            request = row.request
+        for turn, found, frontier in zip(turns, commits, before, strict=True):
+            row, request = turn.row, turn.row.request
             if found.offered and request.params.policy != "block":
                 tokens += min(request.frontier, request.end) - frontier
-                chunk = self._given.get(request.id, request.chunk)
                 behind = int(request.committed[request.end :].sum()) if request.finished else 0
                 policies.setdefault(request.params.policy, []).extend(
-                    (self.yields.slot(request.id), len(found.positions), behind, row.stop - row.start, chunk)
+                    (self.yields.slot(request.id), len(found.positions), behind, row.stop - row.start, turn.chunk)
                 )
         for policy, numbers in policies.items():
             slots, committed, wasted, widths, chunks = np.array(numbers).reshape(-1, 5).T
