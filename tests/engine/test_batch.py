@@ -56,7 +56,7 @@ def turns(draw, some):
             chunk = draw(st.sampled_from([1, 2, 3, 8]))
             request.grant(chunk)
         row = next_row(request, BLOCK)
-        found.append(Turn(row, slot, chunk, True, row.stop <= request.known - request.shift, True))
+        found.append(Turn(row, slot, chunk, None, row.stop <= request.known - request.shift, True))
     return tuple(found)
 
 
@@ -132,7 +132,7 @@ def test_the_device_moves_requests_as_the_host_does(shift, data):
 def test_where_there_is_no_room_the_rows_behind_have_none_either():
     params = Params(max_new_tokens=9, chunk=3)
     some = [Request(str(i), (1,) * 5, params, block_size=BLOCK, shift=0) for i in range(4)]
-    chosen = tuple(Turn(next_row(r, 99), i, 3, True, False, True) for i, r in enumerate(some))
+    chosen = tuple(Turn(next_row(r, 99), i, 3, None, False, True) for i, r in enumerate(some))
     widths = [turn.row.width for turn in chosen]
     tables = tuple([[0] * 8] * 4)
     for positions in range(sum(widths) + 1):

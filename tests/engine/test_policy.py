@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from optimus_server.engine.policy import longest_after, next_row
+from optimus_server.engine.policy import next_row, outlook, row_after
 from optimus_server.engine.request import POLICIES, Params, Request
 from tests.engine.conftest import candidates, commits
 
@@ -139,19 +139,31 @@ def test_a_cut_prefill_row_offers_nothing():
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("shift", [0, 1])
-def test_the_row_after_one_under_way_is_never_longer_than_expected(policy, shift):
+def test_the_row_after_one_under_way_is_as_it_was_expected(policy, shift):
     rng = np.random.default_rng(shift)
+    stayed = left = 0
     for _ in range(60):
         request = make(policy, 8, prompt=int(rng.integers(1, 50)), block=8, shift=shift)
-        before = None
+        under_way = None
         for row, _ in run(request, rng):
-            if before:
-                assert before.start <= row.start
-                assert row.stop <= before.stop
-                assert row.visible <= before.visible
+            if under_way:
+                longest, expected, begin, widths = under_way
+                assert longest.start <= row.start
+                assert row.stop <= longest.stop
+                assert row.visible <= longest.visible
+                assert row.width == widths[request.frontier]
+                if request.frontier >= (begin // 8 + 1) * 8 and policy != "stream":
+                    assert expected.places == 8 - begin % 8
+                    left += expected.leave == row.width
+                elif not shift or request.frontier > begin:
+                    stayed += expected.stay == row.width
             # Chunk sizes vary from step to step, and the row under way may find no room.
             chunk = int(rng.integers(1, 17))
-            before = longest_after(row, chunk)
-            assert before.start <= row.start
-            assert row.stop <= before.stop
+            longest, expected = outlook(row, chunk)
+            assert longest.start <= row.start
+            assert row.stop <= longest.stop
+            widths = {frontier: row_after(row, chunk, frontier).width for frontier in range(request.canvas + 1)}
+            under_way = longest, expected, request.frontier, widths
             request.chunk = chunk
+    assert stayed
+    assert left or policy == "stream"

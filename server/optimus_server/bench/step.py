@@ -2,8 +2,8 @@
 
 The floor of a step of n positions is the time of its matrix products, measured on the same card in a CUDA graph of
 nothing else, plus the time that one read of its KV takes at the card's measured copy bandwidth. A step is run as the
-engine runs it: packed on the host, copied, computed, its result awaited. Its parameters do not change what it costs, so
-its tokens are arbitrary; ``optimus bench decode`` judges answers.
+engine runs it: packed on the host, copied, computed, its result awaited, on a GPU while the step before is under way.
+What it holds does not change what it costs, so its tokens are arbitrary; ``optimus bench decode`` judges answers.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ from torch import Tensor
 
 from optimus_server.bench.flags import machine, positive
 from optimus_server.demo import MODELS
-from optimus_server.engine.profile import synthetic
+from optimus_server.engine.profile import MOST, periods, synthetic
 from optimus_server.engine.runner import Runner
 from optimus_server.errors import OptimusError
 from optimus_server.models.loader import load_model
 from optimus_server.settings import default_threads
 
 PAGE = 32
-REPEATS = 15
+REPEATS, WARM_UP = 15, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Cell:
     """One step: ``rows`` rows of ``width`` positions, each with ``context`` tokens of KV behind it.
 
     Attributes:
-        step_ms: from the decision to run it until the host has its result.
+        step_ms: from the result of the step before to its own.
         device_ms: of that, what the device computed.
         dense_ms, kv_ms: the two terms of the floor.
     """
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     grid = [(n, width, context) for context in args.context for n in args.positions for width in args.chunk]
     rows = max(-(-n // width) for n, width, _ in grid)
-    longest = min(max(args.context), model.config.max_position_embeddings) + max(args.chunk)
+    longest = min(max(args.context), model.config.max_position_embeddings) + max(args.chunk) + 2 * MOST
     # Rows share pages, since what they hold does not matter, but not so few that a cache would hold them all.
     runner = Runner(model, pages=min(rows, 64) * -(-longest // PAGE), page_size=PAGE)
     for layer in runner.kv.layers:
@@ -103,15 +104,14 @@ def run(args: argparse.Namespace) -> int:
 def measure(runner: Runner, positions: int, width: int, context: int, bandwidth: float) -> Cell:
     """Medians of several steps."""
     step = synthetic(runner, positions, context, width)
-    runner.launch(step)()
-    walls, devices = [], []
-    for _ in range(REPEATS):
-        busy, began = runner.busy_s, time.perf_counter()
-        runner.launch(step)()
-        walls.append(time.perf_counter() - began)
+    busy, walls, devices = runner.busy_s, [], []
+    for period in islice(periods(runner, step), WARM_UP + REPEATS):
+        walls.append(period)
         devices.append(runner.busy_s - busy)
+        busy = runner.busy_s
+    walls, devices = walls[WARM_UP:], devices[WARM_UP:]
     config = runner.config
-    seen = sum(row.visible for row in step.rows)
+    seen = sum(row.stop for row in step.rows)
     kv = seen * 2 * config.layers * config.kv_heads * config.head_dim * runner.dtype.itemsize / bandwidth
     cell = Cell(
         len(step.rows), width, context, 1e3 * statistics.median(walls), 1e3 * statistics.median(devices),

@@ -245,6 +245,7 @@ class Engine:
         for turn, commits in zip(turns, results, strict=True):
             if not turn.prompt:
                 self._apply(turn.row, commits)
+        self._look_back(turns, before)
         self.steps += 1
         decision = flight.step.decision
         try:
@@ -260,12 +261,21 @@ class Engine:
             if turn.request.finished:
                 self._forget(turn.request)
 
+    def _look_back(self, turns: list[Turn], before: list[int]) -> None:
+        """Tell the forecast which rows committed all that was left of their block, of those that might have."""
+        block, forecast = self.config.block_size, self.scheduler.forecast
+        for turn, frontier in zip(turns, before, strict=True):
+            border = (frontier // block + 1) * block
+            if turn.row.stop + turn.request.shift >= border:
+                forecast.saw(border - frontier, turn.request.frontier >= border)
+
     def _rows(self, step: Step, landed: Landed) -> tuple[list[Turn], list[Commits]]:
         """The turns of a step that had a row, with that row, and what it commits.
 
         The others found no room, or their requests had ended before.
         """
-        longest, turns, results = [turn.row for turn in step.turns], [], []
+        forecast, turns, results = self.scheduler.forecast, [], []
+        mean = forecast.mean(step.turns)
         for turn, (start, stop), commits in zip(step.turns, landed.ranges, landed.commits, strict=True):
             request = turn.request
             assert not turn.exact or (start, stop) == (turn.row.start, turn.row.stop), (
@@ -287,7 +297,7 @@ class Engine:
                 row = next_row(request, request.canvas)
                 assert row is not None
                 turn.row = row
-        self.scheduler.forecast.learn(longest, step.turns)
+        forecast.learn(mean, step.turns)
         return turns, results
 
     def _tell(self) -> None:

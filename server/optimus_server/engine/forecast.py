@@ -1,75 +1,77 @@
 """How much room a step needs whose rows are not known yet.
 
-The longest rows that may come of the step under way are known, and most rows are shorter: their block ends, or their
-request does. What share of the longest they have been, lately, and how much that varies, says what to make room for. A
-row that finds none waits for one step; room that stays empty costs as much as if it were used.
+Each row depends on whether the row before commits all that is left of its block; the chance of that is learned by how
+many places are left. So the mean of all rows together is known well, though no single one is. A row that finds no room
+waits for one step, which costs about as much as the room that would have been there for nobody: so the mean is what
+room is made for, or all that may be needed where that takes no longer.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from optimus_server.engine.step import Row, Turn
+from optimus_server.engine.step import Turn
 
-# How fast what is known follows what happens, per step.
-FOLLOW = 0.1
-# Room beyond the mean, in mean deviations: at 1.5 a step in nine is too small for its last row.
-MARGIN = 1.5
-# Up to so many positions a step costs no more than with one of them.
-FREE = 128
-
-
-@dataclass(slots=True)
-class _Share:
-    """Mean and mean deviation of what rows have been of the longest they might have been."""
-
-    mean: float = 1.0
-    deviation: float = 0.0
-
-    def of(self, longest: int) -> int:
-        return min(longest, round(longest * (self.mean + MARGIN * self.deviation)))
-
-    def learn(self, longest: int, actual: int) -> None:
-        if longest:
-            error = actual / longest - self.mean
-            self.mean += FOLLOW * error
-            self.deviation += FOLLOW * (abs(error) - self.deviation)
+# Forgetting, per row that is seen: 0.999 is a thousand rows.
+FORGET = 0.999
+# How many rows the first guess counts for: chances of 1, 1/2, 1/3 ... for 1, 2, 3 ... places.
+GUESS = 4.0
+# How fast the share of rows that are there at all follows what happens, per step: requests end, too.
+FOLLOW = 0.05
+# Room for all that may be needed is made if that takes at most so much longer.
+FREE = 1.02
 
 
 class Forecast:
-    """Room for the rows of a step."""
+    """Room for the rows of a step.
 
-    def __init__(self) -> None:
-        self._positions, self._masks = _Share(), _Share()
+    Args:
+        seconds: of a step, by positions and KV tokens.
+    """
+
+    def __init__(self, seconds: Callable[[float, float], float]) -> None:
+        self._seconds = seconds
+        self._left: list[float] = []
+        self._of: list[float] = []
+        self._positions, self._masks = 1.0, 1.0
+
+    def chance(self, places: int) -> float:
+        """Of a row to commit all that is left of its block."""
+        while len(self._of) <= places:
+            self._left.append(GUESS / max(1, len(self._of)))
+            self._of.append(GUESS)
+        return self._left[places] / self._of[places] if places else 0.0
+
+    def mean(self, turns: Sequence[Turn]) -> float:
+        """Positions of the rows that are not known, if all are there."""
+        outlooks = [turn.outlook for turn in turns if turn.outlook]
+        return sum([stay + self.chance(places) * (leave - stay) for places, stay, leave in outlooks])
 
     def room(self, turns: Sequence[Turn]) -> tuple[int, int]:
-        """Positions and masks to make room for: what is known is never short of it."""
-        positions, masks, open_positions, open_masks, longest = 0, 0, 0, 0, 0
+        """Positions and masks to make room for; what is known is never short of it, and one row never is."""
+        positions, masks, most, longest = 0, 0, 0, 0
         for turn in turns:
-            row = turn.row
-            width = row.stop - row.start
-            if turn.exact:
-                positions += width
-                masks += row.masks
+            width = turn.row.stop - turn.row.start
+            if turn.outlook:
+                most, longest = most + width, max(longest, width)
             else:
-                open_positions += width
-                open_masks += width
-                longest = max(longest, width)
-        if not open_positions:
+                positions, masks = positions + width, masks + turn.row.masks
+        if not most:
             return positions, masks
-        if positions + open_positions <= FREE:
-            return positions + open_positions, masks + open_masks
-        # At least one row finds room, whatever it needs.
-        positions += max(longest, self._positions.of(open_positions))
-        return max(positions, len(turns)), masks + max(longest, self._masks.of(open_masks))
+        mean = self.mean(turns)
+        kv_tokens = sum([turn.row.visible for turn in turns])
+        likely = min(most, max(longest, len(turns) - positions, round(self._positions * mean)))
+        if self._seconds(positions + most, kv_tokens) <= FREE * self._seconds(positions + likely, kv_tokens):
+            return positions + most, masks + most
+        return positions + likely, masks + min(likely, max(longest, round(self._masks * mean)))
 
-    def learn(self, longest: Sequence[Row], turns: Sequence[Turn]) -> None:
-        """The longest rows that there were to expect in a step, and its turns with the rows that came of it."""
-        seen = [
-            (expected.width, turn.row.width, turn.row.masks)
-            for expected, turn in zip(longest, turns, strict=True)
-            if not turn.exact
-        ]
-        if seen:
-            widths, positions, masks = (sum(column) for column in zip(*seen, strict=True))
-            self._positions.learn(widths, positions)
-            self._masks.learn(widths, masks)
+    def saw(self, places: int, left: bool) -> None:
+        """Learn from a row that might have committed all that was left of its block, and did or did not."""
+        self.chance(places)
+        self._left[places] = FORGET * self._left[places] + left
+        self._of[places] = FORGET * self._of[places] + 1
+
+    def learn(self, mean: float, turns: Sequence[Turn]) -> None:
+        """Learn from the rows that came of a step's turns, of which ``mean`` positions were expected."""
+        if mean:
+            rows = [turn.row for turn in turns if turn.outlook]
+            self._positions += FOLLOW * (sum([row.stop - row.start for row in rows]) / mean - self._positions)
+            self._masks += FOLLOW * (sum([row.masks for row in rows]) / mean - self._masks)

@@ -9,6 +9,7 @@ What follows the forward (head, choice of tokens, unmasking) is launched as usua
 request's parameters need a recording of their own.
 """
 
+import gc
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -104,9 +105,15 @@ class StepGraphs:
             for pages in self._pages
         ]
         pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
-        for number, room in enumerate(rooms):
-            self._recorded[room] = self._record(room, pool)
-            progress((number + 1) / len(rooms))
+        # Recordings that nobody needs any more must not be freed while another one is made.
+        gc.collect()
+        gc.disable()
+        try:
+            for number, room in enumerate(rooms):
+                self._recorded[room] = self._record(room, pool)
+                progress((number + 1) / len(rooms))
+        finally:
+            gc.enable()
 
     def buffers(self, room: Room) -> Buffers:
         """Where a step is to be laid out before it runs in a recorded room."""

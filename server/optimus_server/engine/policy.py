@@ -14,7 +14,7 @@ In-block chunking is the method of "Optimus: Elastic Decoding for Efficient Diff
 """
 
 from optimus_server.engine.request import Request
-from optimus_server.engine.step import Row
+from optimus_server.engine.step import Outlook, Row
 
 
 def next_row(request: Request, budget: int) -> Row | None:
@@ -42,21 +42,41 @@ def next_row(request: Request, budget: int) -> Row | None:
     return Row(request, start, stop, limit if policy == "stale" else stop)
 
 
-def longest_after(row: Row, chunk: int) -> Row:
-    """The longest row that may follow ``row``, whose result is not known yet: from where that one starts, if it finds
-    no room in its step, to where the next one stops if everything commits.
+def row_after(row: Row, chunk: int, frontier: int) -> Row:
+    """The row that follows ``row``, whose result is not known yet, if that leaves the frontier at ``frontier``.
 
     Args:
         chunk: size of the next row.
     """
     request = row.request
     policy, block, shift = request.params.policy, request.block_size, request.shift
-    frontier = request.first_mask(min(row.stop + shift, request.canvas))
-    limit = request.canvas if policy == "stream" else min((frontier // block + 1) * block, request.canvas)
-    base = max(min(row.stop, request.frontier), request.known - shift)
-    start = row.start
-    if policy in ("refresh", "stale"):
-        start, base = min(start, request.exact), max(base, frontier // block * block - shift)
-    stop = limit if policy in ("block", "stale") else min(max(base + chunk, frontier + 1 - shift), limit)
-    stop = max(stop, row.stop)
+    border = frontier // block * block
+    limit = request.canvas if policy == "stream" else min(border + block, request.canvas)
+    final = min(row.stop, request.frontier)
+    exact = max(request.exact, final // block * block) if row.start <= request.exact else request.exact
+    start = max(request.cached, min(exact if policy == "block" else max(exact, final), frontier - shift))
+    base = max(start, request.known - shift)
+    if policy in ("refresh", "stale") and exact < border:
+        start, base = min(start, exact), max(base, border - shift)
+    if policy == "block" or (policy == "stale" and max(request.drawn, row.stop) < limit):
+        stop = limit
+    else:
+        wanted = max(chunk, frontier - base + 1 - shift) if request.elastic else chunk
+        stop = max(start, min(base + wanted, limit))
     return Row(request, start, stop, limit if policy == "stale" else stop)
+
+
+def outlook(row: Row, chunk: int) -> tuple[Row, Outlook]:
+    """The longest row that may follow ``row``, whose result is not known yet, and what is to be expected.
+
+    The longest one starts where ``row`` does, if that finds no room in its step, and stops where everything that can
+    be committed has been.
+    """
+    request = row.request
+    farthest = request.first_mask(min(row.stop + request.shift, request.canvas))
+    stay, leave = row_after(row, chunk, request.frontier), row_after(row, chunk, farthest)
+    start, stop = min(row.start, leave.start), max(row.stop, stay.stop, leave.stop)
+    visible = max(row.visible, stay.visible, leave.visible)
+    border = request.frontier // request.block_size * request.block_size + request.block_size
+    masks = border - request.frontier if farthest >= border else 0
+    return Row(request, start, stop, visible), Outlook(masks, stay.width, leave.width)

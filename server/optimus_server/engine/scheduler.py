@@ -5,8 +5,8 @@ masks first, oldest request first; then prefill rows of running requests, then n
 prefill budget. When pages run out, the youngest running request is preempted: it keeps its committed tokens, gives back
 its pages and waits at the head of the queue.
 
-A step may be scheduled while the one before is under way. Then rows that follow from its result are not known; pages are
-there for the longest that may come of it, and room is there for what usually does (``Forecast``).
+A step may be scheduled while the one before is under way. Then rows that follow from its result are not known. There
+are pages for the longest that may come of it, and there is room for what usually does (``Forecast``).
 """
 
 import itertools
@@ -16,9 +16,9 @@ from collections import deque
 from optimus_server.engine.blocks import BlockPool, Lease
 from optimus_server.engine.elastic.controller import Choice, Controller, Situation
 from optimus_server.engine.forecast import Forecast
-from optimus_server.engine.policy import longest_after, next_row
+from optimus_server.engine.policy import next_row, outlook
 from optimus_server.engine.request import Request
-from optimus_server.engine.step import Row, Step, Turn
+from optimus_server.engine.step import Outlook, Row, Step, Turn
 from optimus_server.engine.telemetry import Decision
 
 # A request too large for the pages left lets this many others pass before the queue waits for it; it keeps one
@@ -41,7 +41,7 @@ class Scheduler:
         self.max_rows = max_rows
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.forecast = Forecast()
+        self.forecast = Forecast(lambda positions, kv_tokens: controller.latency.predict(positions, kv_tokens))
         self._leases: dict[str, Lease] = {}
         self._slots: dict[str, int] = {}
         self._free_slots = list(range(max_rows - 1, -1, -1))
@@ -153,19 +153,15 @@ class Scheduler:
             # A row under way that ends a prompt is decoding already, so no budget cuts it.
             row = next_row(request, request.canvas)
             assert row is not None
-            if request.in_flight:
-                row = longest_after(row, chunk)
+            row, expected = outlook(row, chunk) if request.in_flight else (row, None)
             if self._reserve(request, row.visible):
-                turns.append(self._turn(row, chunk))
+                turns.append(self._turn(row, chunk, expected))
         return turns
 
-    def _turn(self, row: Row, chunk: int | None = None) -> Turn:
+    def _turn(self, row: Row, chunk: int | None = None, expected: Outlook | None = None) -> Turn:
         request = row.request
         prompt = row.stop <= request.known - request.shift
-        return Turn(
-            row, self._slots[request.id], chunk or request.chunk,
-            exact=not request.in_flight, prompt=prompt, fresh=request.fresh,
-        )  # fmt: skip
+        return Turn(row, self._slots[request.id], chunk or request.chunk, expected, prompt, request.fresh)
 
     def _reserve(self, request: Request, positions: int) -> bool:
         """Pages for ``positions``, from younger requests if need be; False if the request cannot have its turn."""

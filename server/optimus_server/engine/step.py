@@ -1,6 +1,7 @@
 """One forward of the engine: whose turn it is, and what the host knows about their rows."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from optimus_server.engine.request import Commits, Request
 from optimus_server.engine.telemetry import Decision
@@ -32,6 +33,19 @@ class Row:
         return max(0, min(self.stop + request.shift, request.canvas) - request.frontier)
 
 
+class Outlook(NamedTuple):
+    """What may follow a row whose result is not known yet.
+
+    Attributes:
+        places: from its frontier to the end of its block, if it may commit all masks there, else 0.
+        stay, leave: positions of the next row if the block has masks left, and if everything is committed.
+    """
+
+    places: int
+    stay: int
+    leave: int
+
+
 @dataclass(slots=True)
 class Turn:
     """A request's turn in a step.
@@ -40,7 +54,7 @@ class Turn:
         row: what it computes. While the step before is still under way, the longest row that may come of it.
         slot: where the device keeps the request.
         chunk: chunk size it was given. Pending tokens may widen the row, but it still yields what this chunk size does.
-        exact: whether ``row`` is known.
+        outlook: what it may be instead; None if ``row`` is exactly that.
         prompt: whether it is a row of prompt that was cut, so that it offers no mask.
         fresh: whether the device does not have the request yet.
     """
@@ -48,13 +62,17 @@ class Turn:
     row: Row
     slot: int
     chunk: int
-    exact: bool
+    outlook: Outlook | None
     prompt: bool
     fresh: bool
 
     @property
     def request(self) -> Request:
         return self.row.request
+
+    @property
+    def exact(self) -> bool:
+        return self.outlook is None
 
 
 @dataclass(slots=True)
