@@ -1,241 +1,287 @@
 """``optimus bench decode``: the engine alone, without server or network, over batch x chunk size.
 
-A closed loop keeps ``batch`` requests decoding; the clock stops when the last held-out prompt has begun, so that the
-figures are of a full batch. All answers are finished and judged, and no figures come from wrong ones: a fast wrong
-answer is no result. Rounds go over the whole grid again, and each cell's figures come from its median round, so that a
-busy machine disturbs all cells alike.
+A closed loop (``closed``) keeps ``batch`` requests running and counts steps of a full batch only, once the engine is
+warm. The answers that end are judged, and a cell whose answers are wrong has no figures: a fast wrong answer is no
+result. All chunk sizes are asked the same questions. Rounds go over the whole grid again, and each cell's figures come
+from its median round, so that a busy machine disturbs all cells alike.
+
+A cell keeps its engine, so that elastic decoding knows in later rounds what it has learned in the ones before; it has
+``--warm-up`` steps before its first, as a server has seen other requests before.
 """
 
 import argparse
+import gc
 import json
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
+from optimus_server.bench.closed import Asked, Round, Window, measure
 from optimus_server.bench.flags import machine, positive
+from optimus_server.bench.workload import WORKLOADS, Workload, add_workload, workload_of
 from optimus_server.demo import MODELS
-from optimus_server.demo.tasks import TASKS, Example, held_out
 from optimus_server.engine.elastic.latency import Profile
-from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.engine import Engine, EngineOptions
 from optimus_server.engine.profile import measure as measure_profile
-from optimus_server.engine.request import POLICIES, Committed, Failed, Finished, Params, Request, Usage
+from optimus_server.engine.request import POLICIES, Policy
 from optimus_server.engine.runner import Runner
-from optimus_server.errors import OptimusError
+from optimus_server.errors import OptimusError, SettingsError
 from optimus_server.models.loader import LoadedModel, load_model
 from optimus_server.settings import default_threads
 from optimus_server.text.tokenizer import Tokenizer
 
-# The demo model answers 0.99 of its scored prompts and more; a decoder with any fault at all falls far below this.
-RIGHT_ENOUGH = 0.9
-# Where only open-ended tasks were asked for: at large chunks 0.9 of its stories are sound.
-SOUND_ENOUGH = 0.8
-# Positions of a page, of prompt in a step, of an answer at most.
-PAGE, PREFILL, ROOM = 32, 512, 768
+PAGE = 32
+# Positions of prompt in a step, as `optimus serve` has them.
+PREFILL = {"cpu": 512, "cuda": 2048}
+# Steps before a window where nothing is learned: memory is allocated, kernels are compiled.
+FIRST_STEPS = 8
 
-Cell = tuple[int, int | str]
-"""Batch, and a chunk size, ``auto`` (the controller's choice) or ``block`` (the policy)."""
+Key = tuple[str, int, int | str]
+"""A cell: its workload's name, batch, and a chunk size, ``auto`` (the controller's) or ``block`` (the policy)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One pass over the prompts at one batch and chunk size.
+class Grid:
+    """The cells of one workload."""
 
-    Attributes:
-        tokens, seconds, steps: while the batch was full; the rest is of all answers, to their ends.
-        host_share: of the time, that in which the device waited for the host.
-        right, judged: of the scored prompts; of all if none is scored.
-        enough: share of right answers below which the figures mean nothing.
-    """
+    name: str
+    workload: Workload
+    batches: Sequence[int]
+    chunks: Sequence[int | str]
 
-    tokens: int
-    seconds: float
-    steps: int
-    host_share: float
-    tpf: float
-    computed_per_token: float
-    right: int
-    judged: int
-    enough: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
-
-    @property
-    def step_ms(self) -> float:
-        return 1e3 * self.seconds / self.steps
+    def cells(self) -> Iterator[Key]:
+        return ((self.name, batch, chunk) for batch in self.batches for chunk in self.chunks)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``optimus bench decode``."""
-    parser.add_argument(
-        "--model", type=Path, default=MODELS / "demo", help="a checkpoint that answers the demo's tasks"
-    )
-    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 4, 16], help="requests that decode together")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", type=Path, default=MODELS / "demo", help="a checkpoint that answers the demo's tasks")
+    add("--batch", type=positive, nargs="+", default=[1, 4, 16], help="requests that decode together")
+    add(
         "--chunk", type=_scheme, nargs="+", default=[1, 2, 4, 8, 16, 32, 64, "auto", "block"],
         help="chunk sizes; auto: the controller's choice, with a profile measured first; block: whole blocks, always",
     )  # fmt: skip
-    parser.add_argument("--policy", choices=POLICIES, default="chunk")
-    parser.add_argument("--task", nargs="+", choices=TASKS, help="only these tasks of the demo model")
-    parser.add_argument(
-        "--rounds", type=positive, default=3, help="passes over the grid; figures are of the median one"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=positive, default=default_threads(), help="CPU threads")
-    parser.add_argument("--json", type=Path, help="write all figures to this file, too")
+    add("--policy", choices=POLICIES, default="chunk")
+    add_workload(parser)
+    add(
+        "--grid", nargs=3, action="append", metavar=("WORKLOAD", "BATCHES", "CHUNKS"), type=str, default=[],
+        help=f"instead of the flags before, once or more: {', '.join(WORKLOADS)}; lists with commas",
+    )  # fmt: skip
+    add("--rounds", type=positive, default=3, help="passes over the grid; figures are of the median one")
+    add("--warm-up", type=positive, default=100, help="steps in which elastic decoding learns, not counted")
+    add("--answers", type=positive, default=24, help="that end while it is counted, at least, and 3 a request")
+    add("--seconds", type=float, default=1.0, help="that are counted at least")
+    add("--most", type=float, default=60.0, help="seconds that are counted at most, however few answers ended")
+    add("--budget", type=float, help="seconds after which no other cell is begun")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--threads", type=positive, default=default_threads(), help="CPU threads")
+    add("--json", type=Path, help="write all figures to this file, too, after each cell")
+    add("--resume", action="store_true", help="keep the cells that the file has, and measure the others")
 
 
 def _scheme(text: str) -> int | str:
     return text if text in ("auto", "block") else positive(text)
 
 
+def grids_of(args: argparse.Namespace) -> list[Grid]:
+    """What is to be measured.
+
+    Raises:
+        ValueError: a list of ``--grid`` is none, or a workload is unknown.
+    """
+    if not args.grid:
+        workload = workload_of(args)
+        return [Grid(str(workload), workload, args.batch, args.chunk)]
+    found = []
+    for name, batches, chunks in args.grid:
+        if name not in WORKLOADS:
+            raise ValueError(f"--grid: there is no workload {name}, only {', '.join(WORKLOADS)}")
+        lists = [positive(b) for b in batches.split(",")], [_scheme(c) for c in chunks.split(",")]
+        found.append(Grid(name, WORKLOADS[name], *lists))
+    return found
+
+
 def run(args: argparse.Namespace) -> int:
-    """Measure, check, print; 0, or 1 if answers were wrong, or 2 if the checkpoint cannot be used."""
+    """Measure, check, print; 0, or 1 if a cell has no figures, or 2 if nothing can be measured."""
+    began = time.perf_counter()
     torch.set_num_threads(args.threads)
     try:
+        grids = grids_of(args)
+        kept = _kept(args)
         model = load_model(args.model, device=args.device)
         tokenizer = Tokenizer.load(args.model)
-    except (OptimusError, OSError) as error:
+    except (OptimusError, OSError, ValueError, argparse.ArgumentTypeError) as error:
         print(f"optimus bench decode: {error}", file=sys.stderr)
         return 2
-    runner = _runner(model, max(args.batch), tokenizer)
-    if runner.device.type == "cuda":
-        _warm_up(runner, tokenizer)
-    grid = [(batch, chunk) for batch in args.batch for chunk in args.chunk]
-    rounds: dict[Cell, list[Round]] = {cell: [] for cell in grid}
-    profile = Profile.unmeasured()
-    if "auto" in args.chunk:
-        profile = measure_profile(runner, max_positions=_largest_step(model, max(args.batch)))
-    # A server has seen other requests before: each round goes on with the yields of the one before.
-    yields = {cell: YieldModel(model.config.block_size, model.config.logit_shift) for cell in grid}
-    for number in range(args.rounds):
-        for batch, chunk in grid:
-            examples = held_out(max(24, 4 * batch), only=args.task or ())
-            options = EngineOptions(
-                pages=runner.pages, page_size=PAGE, max_rows=batch, prefill_budget=PREFILL, share_prefix=False,
-                profile=profile,
+    bench = Bench(model, tokenizer, grids, args, kept)
+    good = bench.run(began)
+    bench.print()
+    return 0 if good else 1
+
+
+def _kept(args: argparse.Namespace) -> dict[Key, dict[str, Any]]:
+    """Cells that need not be measured."""
+    if not (args.resume and args.json and args.json.exists()):
+        return {}
+    cells = json.loads(args.json.read_text())["cells"]
+    return {(cell["workload"], cell["batch"], cell["chunk"]): cell for cell in cells}
+
+
+class Bench:
+    """A model, what is asked, and the figures so far."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        tokenizer: Tokenizer,
+        grids: Sequence[Grid],
+        args: argparse.Namespace,
+        kept: dict[Key, dict[str, Any]],
+    ) -> None:
+        self.args, self.tokenizer, self.grids = args, tokenizer, grids
+        self.cells = kept
+        self.todo = [key for grid in grids for key in grid.cells() if key not in kept]
+        self.rounds: dict[Key, list[Round]] = {key: [] for key in self.todo}
+        self.engines: dict[Key, Engine] = {}
+        self.facts = machine(args.device) | {
+            "model": str(args.model.name),
+            "policy": args.policy,
+            "rounds": args.rounds,
+        }
+        self.asked = {
+            grid.name: [
+                Asked.of(question, tokenizer)
+                for question in islice(grid.workload.questions(tokenizer), self._count(max(grid.batches)))
+            ]
+            for grid in grids
+        }
+        self._fits(model)
+        batches = [batch for _, batch, _ in self.todo] or [1]
+        self.prefill = PREFILL[torch.device(args.device).type]
+        largest = 2 * max(batches) * model.config.block_size + self.prefill
+        self.runner = Runner(model, pages=self._pages(model), page_size=PAGE)
+        self.profile = Profile.unmeasured()
+        if self.todo and self.runner.device.type == "cuda":
+            self.runner.record(max_rows=max(batches), max_positions=largest)
+        if any(chunk == "auto" for _, _, chunk in self.todo):
+            self.profile = measure_profile(self.runner, max_positions=largest)
+
+    def _fits(self, model: LoadedModel) -> None:
+        """Raise SettingsError if questions and answers need more positions than the checkpoint allows."""
+        block, longest = model.config.block_size, model.config.max_position_embeddings
+        for name, asked in self.asked.items():
+            needed = max(-(-(len(one.prompt) + len(one.answer) + 1) // block) * block for one in asked)
+            if needed > longest:
+                raise SettingsError(f"{name} needs {needed} positions, {self.args.model.name} allows {longest}")
+
+    def _count(self, batch: int) -> int:
+        """Different questions that are asked of a batch."""
+        return max(int(self.args.answers), 4 * batch)
+
+    def _pages(self, model: LoadedModel) -> int:
+        """KV memory for the longest requests that can meet in a batch."""
+        block, longest = model.config.block_size, model.config.max_position_embeddings
+        most = 1
+        for grid in self.grids:
+            batch = max(grid.batches)
+            sizes = sorted((len(one.ids) + one.room(longest) for one in self.asked[grid.name]), reverse=True)
+            most = max(most, sum(-(-(size + 2 * block) // PAGE) + 1 for size in sizes[:batch]))
+        return max(most, -(-longest // PAGE))
+
+    def run(self, began: float) -> bool:
+        """Whether every cell that was begun has figures."""
+        good, budget = True, self.args.budget
+        # As in the server: what is there now stays, and need not be looked through again and again.
+        gc.collect()
+        gc.freeze()
+        for number in range(self.args.rounds):
+            for place, key in enumerate(self.todo):
+                if budget and time.perf_counter() - began > budget:
+                    left = len(self.todo) - place
+                    print(f"round {number + 1}: {budget:g} s are over, {left} cells are left out", file=sys.stderr)
+                    return good
+                good = self._cell(key, number) and good
+        return good
+
+    def _cell(self, key: Key, number: int) -> bool:
+        """One round of one cell; False if it has no figures."""
+        name, batch, chunk = key
+        where = f"{name}, batch {batch}, chunk {chunk}"
+        first = FIRST_STEPS if chunk != "auto" or number else self.args.warm_up
+        window = Window(first, max(self.args.answers, 3 * batch), self.args.seconds, self.args.most)
+        policy: Policy = "block" if chunk == "block" else cast(Policy, self.args.policy)
+        asked = self.asked[name][: self._count(batch)]
+        try:
+            one = measure(
+                self._engine(key), self.runner, self.tokenizer, asked, window, policy,
+                chunk if isinstance(chunk, int) else None,
             )  # fmt: skip
-            engine = Engine(runner, options)
-            engine.controller.yields = yields[batch, chunk]
-            policy = "block" if chunk == "block" else args.policy
-            size = chunk if isinstance(chunk, int) else None
-            one = measure(engine, runner, tokenizer, examples, size, policy)
-            rounds[batch, chunk].append(one)
-            said = f"{one.tokens_per_second:.0f} tokens/s, {one.step_ms:.2f} ms a step, host {one.host_share:.1%}"
-            print(f"round {number + 1}: batch {batch}, chunk {chunk}: {said}", file=sys.stderr, flush=True)
-    if wrong := _wrong(rounds):
-        print(f"no figures: {wrong}", file=sys.stderr)
-        return 1
-    _report(rounds, model, args)
-    return 0
+        except RuntimeError as error:
+            self.engines.pop(key, None)
+            print(f"no figures: {where}: {error}", file=sys.stderr, flush=True)
+            return False
+        if not one.sound:
+            print(f"no figures: {where}: only {one.right} of {one.judged} answers are right", file=sys.stderr)
+            return False
+        said = f"{one.tokens_per_second:.0f} tokens/s, {one.step_ms:.2f} ms a step, host {one.host_share:.1%}"
+        print(f"round {number + 1}: {where}: {said}", file=sys.stderr, flush=True)
+        self.rounds[key].append(one)
+        if number + 1 == self.args.rounds:
+            self._keep(key)
+        return True
 
+    def _engine(self, key: Key) -> Engine:
+        if key not in self.engines:
+            options = EngineOptions(
+                pages=self.runner.pages, page_size=PAGE, max_rows=key[1], prefill_budget=self.prefill,
+                share_prefix=False, profile=self.profile,
+            )  # fmt: skip
+            self.engines[key] = Engine(self.runner, options)
+        return self.engines[key]
 
-def _warm_up(runner: Runner, tokenizer: Tokenizer) -> None:
-    """Kernels are compiled when they are first used, which is no part of any figure."""
-    options = EngineOptions(
-        pages=runner.pages, page_size=PAGE, max_rows=4, prefill_budget=PREFILL, share_prefix=False
-    )  # fmt: skip
-    measure(Engine(runner, options), runner, tokenizer, held_out(8), None, "chunk")
-
-
-def _largest_step(model: LoadedModel, batch: int) -> int:
-    return 2 * batch * model.config.block_size + PREFILL
-
-
-def _runner(model: LoadedModel, batch: int, tokenizer: Tokenizer) -> Runner:
-    """With KV memory for the largest batch; on a GPU, with recorded steps."""
-    longest = max(len(tokenizer.encode_chat(example.inputs)[0]) for example in held_out(4 * batch))
-    positions = min(longest + ROOM + 2 * model.config.block_size, model.config.max_position_embeddings)
-    runner = Runner(model, pages=(batch + 1) * -(-positions // PAGE), page_size=PAGE)
-    if runner.device.type == "cuda":
-        runner.record(max_rows=batch, max_positions=_largest_step(model, batch))
-    return runner
-
-
-def measure(
-    engine: Engine, runner: Runner, tokenizer: Tokenizer, examples: Sequence[Example], chunk: int | None, policy: str
-) -> Round:
-    """Decode all examples greedily, as many at a time as the engine takes."""
-    config = engine.config
-    for number, example in enumerate(examples):
-        ids, _ = tokenizer.encode_chat(example.inputs)
-        room = min(ROOM, engine.capacity - len(ids))
-        params = Params(max_new_tokens=room, stop_ids=config.eos_token_ids, policy=policy, chunk=chunk)  # type: ignore[arg-type]
-        engine.add(Request(str(number), ids, params, block_size=config.block_size, shift=config.logit_shift))
-    answers: list[list[int]] = [[] for _ in examples]
-    usages: list[Usage] = []
-    full = (0, 0.0, 0, 0.0)
-    tokens, steps, started, busy = 0, 0, time.perf_counter(), runner.busy_s
-    while engine.busy:
-        steps += 1
-        for name, event in engine.step():
-            match event:
-                case Committed(ids):
-                    answers[int(name)] += ids
-                    tokens += len(ids)
-                case Finished(_, usage):
-                    usages.append(usage)
-                case Failed(message):
-                    raise RuntimeError(message)
-        if engine.load().waiting:
-            full = (tokens, time.perf_counter() - started, steps, runner.busy_s - busy)
-    tokens_full, seconds, steps_full, busy_full = full
-    texts = [tokenizer.decode([i for i in answer if i not in config.eos_token_ids]) for answer in answers]
-    scored = any(example.scored for example in examples)
-    verdicts = [e.accepts(text) for e, text in zip(examples, texts, strict=True) if e.scored or not scored]
-    return Round(
-        tokens=tokens_full,
-        seconds=seconds,
-        steps=steps_full,
-        host_share=1 - busy_full / seconds,
-        tpf=tokens / sum(usage.steps for usage in usages),
-        computed_per_token=sum(usage.computed_positions for usage in usages) / tokens,
-        right=sum(verdicts),
-        judged=len(verdicts),
-        enough=RIGHT_ENOUGH if scored else SOUND_ENOUGH,
-    )
-
-
-def _wrong(rounds: dict[Cell, list[Round]]) -> str | None:
-    """Why the figures must not be reported, if there is a reason."""
-    for (batch, chunk), several in rounds.items():
-        right, judged = sum(one.right for one in several), sum(one.judged for one in several)
-        if right < several[0].enough * judged:
-            return f"batch {batch}, chunk {chunk}: only {right} of {judged} answers are right"
-    return None
-
-
-def _report(rounds: dict[Cell, list[Round]], model: LoadedModel, args: argparse.Namespace) -> None:
-    facts = machine(args.device) | {
-        "model": str(args.model.name),
-        "policy": args.policy,
-        "rounds": args.rounds,
-        # kilobytes on Linux
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    print(
-        f"{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'host':>5} {'TPF':>6} {'computed/token':>14} "
-        f"{'right':>9}"
-    )
-    cells = []
-    for (batch, chunk), several in rounds.items():
+    def _keep(self, key: Key) -> None:
+        """Take the median round as the cell's figures, and write all there are."""
+        several = self.rounds[key]
+        if len(several) < self.args.rounds:
+            return
         middle = statistics.median_low(one.tokens_per_second for one in several)
         one = next(one for one in several if one.tokens_per_second == middle)
-        print(
-            f"{batch:5} {chunk:>5} {middle:9.0f} {one.step_ms:8.2f} {one.host_share:5.1%} {one.tpf:6.2f} "
-            f"{one.computed_per_token:14.2f} {one.right:4}/{one.judged}"
-        )
-        cells.append(
-            {"batch": batch, "chunk": chunk, "tokens_per_second": middle, "step_ms": one.step_ms} | asdict(one)
-        )
-    if args.json:
-        args.json.write_text(json.dumps({"machine": facts, "cells": cells}, indent=1) + "\n")
+        name, batch, chunk = key
+        self.cells[key] = {
+            "workload": name, "batch": batch, "chunk": chunk, "tokens_per_second": middle, "step_ms": one.step_ms,
+        } | asdict(one)  # fmt: skip
+        # kilobytes on Linux
+        self.facts["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        if path := self.args.json:
+            workloads = {grid.name: str(grid.workload) for grid in self.grids}
+            report = {"machine": self.facts, "workloads": workloads, "cells": list(self.cells.values())}
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(report, indent=1) + "\n")
+            partial.replace(path)
+
+    def print(self) -> None:
+        """The table, if there is anything in it."""
+        if not self.cells:
+            return
+        print(", ".join(f"{key} {value}" for key, value in self.facts.items()))
+        for grid in self.grids:
+            cells = [self.cells[key] for key in grid.cells() if key in self.cells]
+            print(
+                f"{grid.workload}:\n{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'host':>5} {'TPF':>6} "
+                f"{'computed/token':>14} {'right':>9}"
+            )
+            for cell in cells:
+                print(
+                    f"{cell['batch']:5} {cell['chunk']:>5} {cell['tokens_per_second']:9.0f} {cell['step_ms']:8.2f} "
+                    f"{cell['host_share']:5.1%} {cell['tpf']:6.2f} {cell['computed_per_token']:14.2f} "
+                    f"{cell['right']:4}/{cell['judged']}"
+                )

@@ -1,7 +1,7 @@
 """The demo model's tasks: what it is asked, what it answers, and how often each task is trained and tested."""
 
 import itertools
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from random import Random
 
 from optimus_server.demo.tasks.code import code
@@ -14,7 +14,7 @@ from optimus_server.demo.tasks.story import story
 from optimus_server.demo.tasks.talk import refusal, talk
 from optimus_server.demo.tasks.words import words
 
-__all__ = ["TASKS", "Example", "Task", "draw", "held_out"]
+__all__ = ["TASKS", "Example", "Task", "all_held_out", "draw", "held_out"]
 
 # task: (share of training turns, share of test prompts). Hard tasks are trained more often than they are tested.
 TASKS: dict[str, tuple[Task, float, float]] = {
@@ -49,19 +49,20 @@ def draw(rng: Random, room: int, *, as_tested: bool = False) -> Example:
 
 
 def held_out(count: int, seed: int = 1, only: Collection[str] = ()) -> list[Example]:
-    """Test prompts, from seeds that training never uses (it draws from tuples, see ``corpus``).
+    """The first ``count`` of ``all_held_out``."""
+    return list(itertools.islice(all_held_out(seed, only), count))
+
+
+def all_held_out(seed: int = 1, only: Collection[str] = ()) -> Iterator[Example]:
+    """Test prompts without end, from seeds that training never uses (it draws from tuples, see ``corpus``).
 
     Stories come in every length; other tasks at the size that one short turn has.
 
     Args:
-        only: names of tasks, to have ``count`` prompts of these alone; all if empty.
+        only: names of tasks, to have prompts of these alone; all if empty.
     """
-    examples: list[Example] = []
     for index in itertools.count():
-        if len(examples) == count:
-            break
         rng = Random(f"held out {seed} {index}")
         (name,) = rng.choices(_NAMES, _TESTED)
         if not only or name in only:
-            examples.append(TASKS[name][0](rng, 1024 if name == "story" else 256))
-    return examples
+            yield TASKS[name][0](rng, 1024 if name == "story" else 256)

@@ -1,0 +1,271 @@
+"""A closed loop on the engine itself: so many requests at all times, each replaced as soon as it ends.
+
+The loop is found as if it had always run. At such a moment the requests lie anywhere in their answers, so the first
+ones begin there: of all wanted answers laid end to end, at points at even distances, with what stands before them as
+part of the prompt. Without that all prompts would be computed at once, and all requests would be in step for long.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate, cycle
+from random import Random
+from typing import Any
+
+from optimus_server.demo.evaluate import Question
+from optimus_server.engine.engine import Engine
+from optimus_server.engine.request import Committed, Failed, Finished, Params, Policy, Request, Usage
+from optimus_server.engine.runner import Runner
+from optimus_server.text.tokenizer import Tokenizer
+
+# The demo model answers 0.99 of its scored prompts and more; a decoder with any fault at all falls far below this.
+RIGHT_ENOUGH = 0.9
+# Where only open-ended tasks were asked for: at large chunks 0.9 of its stories are sound.
+SOUND_ENOUGH = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question in tokens; of its wanted answer ``told`` are part of the prompt."""
+
+    question: Question
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+    told: int = 0
+
+    @classmethod
+    def of(cls, question: Question, tokenizer: Tokenizer) -> "Asked":
+        inputs = question.inputs
+        ids = tokenizer.encode(inputs) if isinstance(inputs, str) else tokenizer.encode_chat(inputs)[0]
+        return cls(question, ids, tokenizer.encode(question.answer))
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return self.prompt + self.answer[: self.told]
+
+    def room(self, capacity: int) -> int:
+        """Tokens that the rest of the answer may have: twice what is wanted. Who needs more is wrong."""
+        return min(2 * (len(self.answer) - self.told) + 32, capacity - len(self.ids))
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What is counted: steps of a full batch.
+
+    Attributes:
+        warm_up: steps before, which are not counted; all first prompts are computed in these.
+        answers, seconds: that end in it and that it lasts, both at least;
+        most: seconds after which it closes anyway, once an answer can be judged.
+    """
+
+    warm_up: int
+    answers: int
+    seconds: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One window at one batch and chunk size.
+
+    Attributes:
+        tokens, seconds, steps: counted.
+        host_share: of the time, that in which the device waited for the host.
+        slowest_ms: the longest step that was counted.
+        tpf, computed_per_token: of the answers that ended.
+        right, judged: of those of them that can be scored; of all if none can.
+        enough: share of right answers below which the figures mean nothing.
+    """
+
+    tokens: int
+    seconds: float
+    steps: int
+    host_share: float
+    slowest_ms: float
+    tpf: float
+    computed_per_token: float
+    right: int
+    judged: int
+    enough: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def step_ms(self) -> float:
+        return 1e3 * self.seconds / self.steps
+
+    @property
+    def sound(self) -> bool:
+        """Whether the answers are right enough. One wrong answer of a few proves nothing."""
+        return self.right > 0 and self.right >= self.enough * self.judged - 1
+
+
+def in_the_middle(asked: Sequence[Asked], count: int, seed: int = 0) -> list[Asked]:
+    """``count`` requests as a loop over ``asked`` holds them at some moment.
+
+    Long answers are met more often than short ones: two answers of 10 and 30 tokens, one request of four is in the
+    first.
+    """
+    rng = Random(seed)
+    ends = list(accumulate(len(one.answer) for one in asked))
+    found = []
+    place = 0
+    for number in range(count):
+        point = (number + rng.random()) / count * ends[-1]
+        while ends[place] <= point:
+            place += 1
+        one = asked[place]
+        found.append(Asked(one.question, one.prompt, one.answer, int(point) - (ends[place] - len(one.answer))))
+    rng.shuffle(found)
+    return found
+
+
+Counted = tuple[int, float, int, float, float]
+"""Tokens, seconds, steps, seconds that the device computed, and those of the longest step."""
+
+
+@dataclass(slots=True)
+class _Loop:
+    """What runs and what has ended."""
+
+    engine: Engine
+    params: Callable[[int], Params]
+    coming: Iterator[Asked]
+    running: dict[str, tuple[Asked, list[int]]] = field(default_factory=dict)
+    begun: set[str] = field(default_factory=set)
+    ended: list[tuple[Asked, list[int], Usage]] = field(default_factory=list)
+    asked: int = 0
+
+    def add(self, one: Asked) -> None:
+        config, name = self.engine.config, str(self.asked)
+        self.asked += 1
+        self.running[name] = (one, [])
+        params = self.params(one.room(self.engine.capacity))
+        self.engine.add(Request(name, one.ids, params, block_size=config.block_size, shift=config.logit_shift))
+
+    def step(self) -> int:
+        """One step; returns the tokens that were committed in it."""
+        tokens = 0
+        for name, event in self.engine.step():
+            match event:
+                case Committed(ids):
+                    self.running[name][1].extend(ids)
+                    self.begun.add(name)
+                    tokens += len(ids)
+                case Finished(_, usage):
+                    self.ended.append((*self.running.pop(name), usage))
+                    self.begun.add(name)
+                    self.add(next(self.coming))
+                case Failed(message):
+                    raise RuntimeError(message)
+        return tokens
+
+    def stop(self) -> None:
+        """Cancel what still runs, and see that nothing is left in the engine."""
+        for name in self.running:
+            self.engine.cancel(name)
+        while self.engine.busy:
+            self.engine.step()
+        self.engine.check()
+
+
+def measure(
+    engine: Engine,
+    runner: Runner,
+    tokenizer: Tokenizer,
+    asked: Sequence[Asked],
+    window: Window,
+    policy: Policy,
+    chunk: int | None,
+) -> Round:
+    """Decode greedily as many requests at a time as the engine takes.
+
+    What is asked comes round again if need be. Each answer that ends is judged; what runs when the window closes is
+    cancelled. A window in which a kernel was compiled is opened anew.
+    """
+    stop_ids = engine.config.eos_token_ids
+
+    def params(room: int) -> Params:
+        return Params(max_new_tokens=room, stop_ids=stop_ids, policy=policy, chunk=chunk)
+
+    loop = _Loop(engine, params, cycle(asked))
+    for one in in_the_middle(asked, engine.options.max_rows):
+        loop.add(one)
+    first = set(loop.running)
+    steps = 0
+    while steps < window.warm_up or not first <= loop.begun:
+        loop.step()
+        steps += 1
+    with compilations() as compiled:
+        while not (counted := _count(loop, runner, window, compiled)):
+            compiled.clear()
+    loop.stop()
+    return _round(counted, loop.ended, tokenizer, stop_ids)
+
+
+def _count(loop: _Loop, runner: Runner, window: Window, compiled: list[str]) -> Counted | None:
+    """What one window holds; None if a kernel was compiled in it."""
+    before, tokens, steps, slowest, busy = len(loop.ended), 0, 0, 0.0, runner.busy_s
+    began = now = time.perf_counter()
+    while now < began + window.most or not loop.ended:
+        if now >= began + window.seconds and len(loop.ended) - before >= window.answers:
+            break
+        tokens += loop.step()
+        steps += 1
+        now, last = time.perf_counter(), now
+        slowest = max(slowest, now - last)
+        if compiled:
+            return None
+    return tokens, now - began, steps, runner.busy_s - busy, slowest
+
+
+def _round(
+    counted: Counted,
+    ended: Sequence[tuple[Asked, list[int], Usage]],
+    tokenizer: Tokenizer,
+    stop_ids: Iterable[int],
+) -> Round:
+    tokens, seconds, steps, busy, slowest = counted
+    scored = any(one.question.scored for one, _, _ in ended)
+    verdicts = [
+        one.question.accepts(tokenizer.decode([i for i in (*one.answer[: one.told], *said) if i not in stop_ids]))
+        for one, said, _ in ended
+        if one.question.scored or not scored
+    ]
+    usages = [usage for _, _, usage in ended]
+    generated = sum(usage.generated_tokens for usage in usages)
+    return Round(
+        tokens=tokens,
+        seconds=seconds,
+        steps=steps,
+        host_share=1 - busy / seconds,
+        slowest_ms=1e3 * slowest,
+        tpf=generated / max(1, sum(usage.steps for usage in usages)),
+        computed_per_token=sum(usage.computed_positions for usage in usages) / max(1, generated),
+        right=sum(verdicts),
+        judged=len(verdicts),
+        enough=RIGHT_ENOUGH if scored else SOUND_ENOUGH,
+    )
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """The names of the Triton kernels that are compiled from here on: each is, when a shape of its kind comes first."""
+    names: list[str] = []
+    try:
+        from triton import knobs
+    except ImportError:  # Triton is made for Linux only
+        yield names
+        return
+
+    def note(**compiled: Any) -> None:
+        names.append(compiled["fn"].name)
+
+    previous, knobs.runtime.jit_post_compile_hook = knobs.runtime.jit_post_compile_hook, note
+    try:
+        yield names
+    finally:
+        knobs.runtime.jit_post_compile_hook = previous

@@ -1,0 +1,146 @@
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from optimus_server.bench.closed import Asked, Round, Window, compilations, in_the_middle, measure
+from optimus_server.bench.workload import Workload
+from optimus_server.demo import MODELS
+from optimus_server.engine.engine import Engine, EngineOptions
+from optimus_server.engine.runner import Runner
+from optimus_server.models.loader import load_model
+from optimus_server.text.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    model, tokenizer = load_model(MODELS / "demo", device="cpu"), Tokenizer.load(MODELS / "demo")
+    runner = Runner(model, pages=200, page_size=32)
+    asked = [Asked.of(one, tokenizer) for one in islice(Workload(tasks=("json",)).questions(tokenizer), 24)]
+    return runner, tokenizer, asked
+
+
+def engine_of(runner, batch):
+    options = EngineOptions(pages=runner.pages, page_size=32, max_rows=batch, prefill_budget=512, share_prefix=False)
+    return Engine(runner, options)
+
+
+def windowed(loaded, window, batch=4, chunk=32, engine=None):
+    runner, tokenizer, asked = loaded
+    return measure(engine or engine_of(runner, batch), runner, tokenizer, asked, window, "chunk", chunk)
+
+
+def test_a_window_lasts_until_enough_answers_ended(loaded):
+    one = windowed(loaded, Window(warm_up=2, answers=40, seconds=0, most=60))
+    assert one.judged >= 40
+    assert one.right >= 0.9 * one.judged
+    assert one.sound
+    assert 2 < one.tpf < 32
+    assert one.slowest_ms >= one.step_ms
+
+
+def test_a_window_lasts_as_many_seconds_as_are_wanted(loaded):
+    assert windowed(loaded, Window(warm_up=2, answers=1, seconds=0.5, most=60)).seconds >= 0.5
+    assert windowed(loaded, Window(warm_up=2, answers=10**6, seconds=0, most=0.3)).seconds < 1
+
+
+def test_each_step_that_is_counted_is_of_a_full_batch(loaded, monkeypatch):
+    runner, _, _ = loaded
+    engine = engine_of(runner, 3)
+    seen, real = [], engine.step
+
+    def step():
+        seen.append(len(engine.scheduler.running) + len(engine.scheduler.waiting))
+        return real()
+
+    monkeypatch.setattr(engine, "step", step)
+    one = windowed(loaded, Window(warm_up=5, answers=20, seconds=0, most=60), engine=engine)
+    # Only the step that tells of what was cancelled at the end has none.
+    assert set(seen[:-1]) == {3}
+    assert len(seen) > one.steps + 5
+    assert not engine.busy
+
+
+def test_warm_up_lasts_until_the_first_prompts_are_computed(loaded):
+    runner, tokenizer, _ = loaded
+    long = [Asked.of(q, tokenizer) for q in islice(Workload(tasks=("json",), context=600).questions(tokenizer), 4)]
+    engine = engine_of(runner, 4)
+    prefill = []
+    real = engine.scheduler.schedule
+
+    def schedule():
+        step = real()
+        prefill.append(sum(row.request.prefilling for row in step.rows))
+        return step
+
+    engine.scheduler.schedule = schedule
+    one = measure(engine, runner, tokenizer, long, Window(0, 1, 0, 60), "chunk", 32)
+    # 4 x 600 tokens at 512 a step take 5 steps, in none of which the batch decodes as a whole.
+    counted = prefill[-one.steps - 1 :]
+    assert len(prefill) - len(counted) >= 4
+    assert sum(counted) <= one.steps
+
+
+def test_wrong_answers_are_unsound(loaded, monkeypatch):
+    monkeypatch.setattr("optimus_server.demo.tasks.Example.accepts", lambda self, text: False)
+    one = windowed(loaded, Window(warm_up=1, answers=5, seconds=0, most=60))
+    assert one.right == 0
+    assert not one.sound
+
+
+@pytest.mark.parametrize(
+    ("right", "judged", "sound"), [(0, 0, False), (0, 1, False), (1, 2, True), (9, 11, True), (88, 100, False)]
+)
+def test_one_wrong_answer_proves_nothing_and_nothing_judged_neither(right, judged, sound):
+    assert Round(1, 1.0, 1, 0.0, 1.0, 1.0, 1.0, right, judged, enough=0.9).sound is sound
+
+
+def test_an_answer_that_does_not_end_is_wrong(loaded):
+    _, _, asked = loaded
+    for one in asked:
+        assert len(one.answer) < one.room(2048) < 2 * len(one.answer) + 33
+        assert one.room(len(one.ids) + 3) == 3
+
+
+def test_a_loop_is_met_at_random_points_of_long_and_short_answers(loaded):
+    _, _, asked = loaded
+    short = Asked(asked[0].question, (1,), (7,) * 10)
+    long = Asked(asked[1].question, (2,), (8,) * 30)
+    found = in_the_middle([short, long], 4000)
+    assert Counter(one.prompt for one in found) == {(1,): 1000, (2,): 3000}
+    told = sorted(one.told for one in found if one.prompt == (2,))
+    assert (told[0], told[-1]) == (0, 29)
+    assert 14 < sum(told) / len(told) < 15
+    for one in found:
+        assert one.ids == one.prompt + one.answer[: one.told]
+
+
+def test_a_window_in_which_a_kernel_is_compiled_is_opened_anew(loaded, monkeypatch):
+    from types import SimpleNamespace
+
+    knobs = pytest.importorskip("triton").knobs
+    runner, _, _ = loaded
+    engine = engine_of(runner, 2)
+    real, steps = engine.step, []
+
+    def step():
+        steps.append(1)
+        if len(steps) in (12, 15):
+            knobs.runtime.jit_post_compile_hook(fn=SimpleNamespace(name="kernel"), key="", repr="")
+        return real()
+
+    monkeypatch.setattr(engine, "step", step)
+    before = knobs.runtime.jit_post_compile_hook
+    one = windowed(loaded, Window(warm_up=10, answers=5, seconds=0, most=60), engine=engine)
+    # Windows began at steps 11, 13 and 16; the last step tells what was cancelled.
+    assert one.steps == len(steps) - 15 - 1
+    assert knobs.runtime.jit_post_compile_hook is before
+
+
+def test_compilations_are_noted():
+    knobs = pytest.importorskip("triton").knobs
+    from types import SimpleNamespace
+
+    with compilations() as names:
+        knobs.runtime.jit_post_compile_hook(fn=SimpleNamespace(name="paged"), key="", repr="")
+    assert names == ["paged"]
