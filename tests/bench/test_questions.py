@@ -87,6 +87,11 @@ def test_questions_are_chosen_by_task_and_number(tmp_path):
     with pytest.raises(SettingsError, match="--task c: there are a, b"):
         choose(path, ["c"], None, 1)
     assert [question.task for question in choose(None, ["json"], 3, 1)] == ["json"] * 3
+    long = choose(None, (), 3, 1, context=300)
+    assert [question.inputs[-1] for question in long] == [question.inputs[0] for question in choose(None, (), 3, 1)]
+    assert min(len(question.inputs) for question in long) > 5
+    with pytest.raises(SettingsError, match="--context"):
+        choose(path, (), None, 1, context=300)
 
 
 def test_the_demo_is_known_by_its_tokens(model_dir):

@@ -13,6 +13,7 @@ import torch
 
 from optimus_server.bench.flags import chunk_size, machine, positive
 from optimus_server.bench.questions import choose, speaks_demo
+from optimus_server.bench.workload import add_lengths
 from optimus_server.demo import MODELS
 from optimus_server.demo.card import as_json, task_table, write_card
 from optimus_server.demo.evaluate import MAX_NEW_TOKENS, Result, evaluate, grid
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", nargs="+", default=(), metavar="NAME", help="questions of these tasks only")
     parser.add_argument("--prompts", type=positive, help="questions to ask (default: the whole file, or 2000)")
     parser.add_argument("--seed", type=int, default=1, help="of the demo model's held-out tasks")
+    add_lengths(parser)
     parser.add_argument("--policy", nargs="+", choices=POLICIES, default=(), help="only these policies")
     parser.add_argument(
         "--chunk",
@@ -82,7 +84,9 @@ def _measure(args: argparse.Namespace) -> list[Result]:
     if too_large := [chunk for chunk in args.chunk if (chunk or 1) > 2 * config.block_size]:
         limit = 2 * config.block_size
         raise SettingsError(f"--chunk must be <= {limit}, twice the block size. Given: {too_large[0]}", param="chunk")
-    questions = choose(args.tasks, args.task, args.prompts, args.seed)
+    questions = choose(
+        args.tasks, args.task, args.prompts, args.seed, context=args.context, answer=args.answer
+    )  # fmt: skip
     cells = grid(config, args.policy, args.chunk, args.concurrency)
     print(f"{args.model.name}, {len(questions)} questions, greedy, threshold {config.threshold}\n\n{HEADER}\n{RULE}")
     results = []

@@ -19,13 +19,15 @@ import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from optimus_server.bench.workload import Workload, demo_tokenizer
 from optimus_server.demo.evaluate import Question
-from optimus_server.demo.tasks import TASKS, held_out
+from optimus_server.demo.tasks import TASKS
 from optimus_server.demo.tokenizer import SPECIAL
 from optimus_server.errors import SettingsError
 from optimus_server.text.tokenizer import Message, Tokenizer
@@ -134,21 +136,28 @@ def read_tasks(path: Path) -> list[FileQuestion]:
     return questions
 
 
-def choose(path: Path | None, tasks: Collection[str], count: int | None, seed: int) -> Sequence[Question]:
+def choose(
+    path: Path | None, tasks: Collection[str], count: int | None, seed: int, *, context: int = 0, answer: int = 0
+) -> Sequence[Question]:
     """``count`` questions: of a task file from its beginning, or held-out ones of the demo model.
 
     Args:
         tasks: only of these; all if empty.
         count: all of a file and 2,000 of the demo's if None.
+        context, answer: lengths of the demo's, as ``Workload`` has them.
 
     Raises:
-        SettingsError: the file is wrong, or has no such task.
+        SettingsError: the file is wrong, or has no such task, or lengths are given for a file.
     """
     known = list(dict.fromkeys(question.task for question in read_tasks(path))) if path else list(TASKS)
     if unknown := [name for name in tasks if name not in known]:
         raise SettingsError(f"--task {unknown[0]}: there are {', '.join(known)}", param="task")
     if path is None:
-        return held_out(count or 2000, seed, tasks)
+        return list(islice(Workload(tuple(tasks), context, answer).questions(demo_tokenizer(), seed), count or 2000))
+    if context or answer:
+        raise SettingsError(
+            "--context and --answer are of the demo model's questions, not of a file's", param="context"
+        )
     return [question for question in read_tasks(path) if not tasks or question.task in tasks][:count]
 
 

@@ -22,6 +22,7 @@ from optimus_server.bench.load import Send, Watch, closed_loop, open_loop
 from optimus_server.bench.plots import draw, need_matplotlib
 from optimus_server.bench.questions import choose
 from optimus_server.bench.trace import Trace, read
+from optimus_server.bench.workload import add_lengths, workload_of
 from optimus_server.demo import MODELS
 from optimus_server.demo.evaluate import MAX_NEW_TOKENS, Question
 from optimus_server.errors import OptimusError, SettingsError
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--warm-up", type=_not_negative, default=2, help="requests sent before the first load, not counted")
     add("--tasks", type=Path, help="task file (default: the demo model's held-out tasks, other ones for each load)")
     add("--task", nargs="+", default=(), metavar="NAME", help="questions of these tasks only")
+    add_lengths(parser)
     add("--seed", type=int, default=1, help="of the demo's questions and of arrivals")
     add("--max-tokens", type=positive, default=MAX_NEW_TOKENS, help="tokens an answer may have")
     add("--extra", type=_object, default={}, help="JSON fields of every request (on TGI's routes of its parameters)")
@@ -126,7 +128,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "server": server | {"url": url, "api": args.api},
         "client": machine("cpu"),
         "load": "requests a second" if args.rate else "concurrent clients",
-        "questions": str(args.tasks or f"the demo model's, seed {args.seed}"),
+        "questions": str(args.tasks or f"the demo model's, {workload_of(args)}, seed {args.seed}"),
         "extra": args.extra,
         "slo": asdict(slo),
         "points": [asdict(point) for point in points],
@@ -153,7 +155,8 @@ async def _server(url: str, args: argparse.Namespace) -> dict[str, Any]:
 def _questions(args: argparse.Namespace, count: int, number: int) -> list[Question]:
     """Those of load ``number`` (-1: warm-up): new ones of the demo's, unknown to prefix caches; a file goes round."""
     if args.tasks is None:
-        return list(choose(None, args.task, count, args.seed + number))
+        seed = args.seed + number
+        return list(choose(None, args.task, count, seed, context=args.context, answer=args.answer))
     begin = max(0, number) * count
     return list(islice(cycle(choose(args.tasks, args.task, None, 0)), begin, begin + count))
 

@@ -11,6 +11,7 @@ from functools import lru_cache
 from random import Random
 
 from optimus_server.bench.flags import positive
+from optimus_server.demo import MODELS
 from optimus_server.demo.tasks import TASKS, Example, all_held_out, held_out
 from optimus_server.text.tokenizer import Message, Tokenizer
 
@@ -72,7 +73,8 @@ class Workload:
         for example in all_held_out(seed, self.tasks):
             if self.answer and len(tokenizer.encode(example.answer)) < self.answer:
                 continue
-            yield FollowUp(example, _earlier(rng, tokenizer, self.context - _length(tokenizer, example.inputs)))
+            room = self.context - _length(tokenizer, example.inputs) if self.context else 0
+            yield FollowUp(example, _earlier(rng, tokenizer, room))
 
 
 # Prompts of about 128 tokens with answers of about 45; answers of about 410; and those after 2,000 tokens. Then the
@@ -88,13 +90,24 @@ WORKLOADS = {
 def add_workload(parser: argparse.ArgumentParser) -> None:
     """Add the flags that describe a workload."""
     parser.add_argument("--task", nargs="+", choices=TASKS, default=[], help="only these tasks of the demo model")
-    parser.add_argument("--context", type=positive, default=0, help="tokens of a prompt, filled by earlier turns")
+    add_lengths(parser)
+
+
+def add_lengths(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how long the demo model's questions and answers are."""
+    parser.add_argument("--context", type=positive, default=0, help="tokens of a prompt, filled up by earlier turns")
     parser.add_argument("--answer", type=positive, default=0, help="tokens that the wanted answer has at least")
 
 
 def workload_of(args: argparse.Namespace) -> Workload:
     """What the flags say."""
     return Workload(tuple(args.task), args.context, args.answer)
+
+
+@lru_cache
+def demo_tokenizer() -> Tokenizer:
+    """The demo model's, by which lengths are counted where the model itself is out of reach."""
+    return Tokenizer.load(MODELS / "demo")
 
 
 def _earlier(rng: Random, tokenizer: Tokenizer, room: int) -> tuple[Message, ...]:
