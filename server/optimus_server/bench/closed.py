@@ -23,6 +23,8 @@ from optimus_server.text.tokenizer import Tokenizer
 RIGHT_ENOUGH = 0.9
 # Where only open-ended tasks were asked for: at large chunks 0.9 of its stories are sound.
 SOUND_ENOUGH = 0.8
+# A kernel is compiled for a few kinds of shapes; a window that is opened more often than that tells of a fault.
+WINDOWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,9 @@ def measure(
 
     What is asked comes round again if need be. Each answer that ends is judged; what runs when the window closes is
     cancelled. A window in which a kernel was compiled is opened anew.
+
+    Raises:
+        RuntimeError: a request failed, or kernels are compiled again and again.
     """
     stop_ids = engine.config.eos_token_ids
 
@@ -200,8 +205,12 @@ def measure(
         loop.step()
         steps += 1
     with compilations() as compiled:
-        while not (counted := _count(loop, runner, window, compiled)):
+        for _ in range(WINDOWS):
             compiled.clear()
+            if counted := _count(loop, runner, window, compiled):
+                break
+        else:
+            raise RuntimeError(f"kernels were compiled in each of {WINDOWS} windows, {compiled[0]} in the last")
     loop.stop()
     return _round(counted, loop.ended, tokenizer, stop_ids)
 

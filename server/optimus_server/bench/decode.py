@@ -157,13 +157,7 @@ class Bench:
             "policy": args.policy,
             "rounds": args.rounds,
         }
-        self.asked = {
-            grid.name: [
-                Asked.of(question, tokenizer)
-                for question in islice(grid.workload.questions(tokenizer), self._count(max(grid.batches)))
-            ]
-            for grid in grids
-        }
+        self.asked = {name: self._ask(name) for name in dict.fromkeys(grid.name for grid in grids)}
         self._fits(model)
         batches = [batch for _, batch, _ in self.todo] or [1]
         self.prefill = PREFILL[torch.device(args.device).type]
@@ -182,6 +176,13 @@ class Bench:
             needed = max(-(-(len(one.prompt) + len(one.answer) + 1) // block) * block for one in asked)
             if needed > longest:
                 raise SettingsError(f"{name} needs {needed} positions, {self.args.model.name} allows {longest}")
+
+    def _ask(self, name: str) -> list[Asked]:
+        """As many questions of a workload as its largest batch is asked."""
+        grids = [grid for grid in self.grids if grid.name == name]
+        count = self._count(max(batch for grid in grids for batch in grid.batches))
+        questions = islice(grids[0].workload.questions(self.tokenizer), count)
+        return [Asked.of(question, self.tokenizer) for question in questions]
 
     def _count(self, batch: int) -> int:
         """Different questions that are asked of a batch."""
@@ -273,10 +274,10 @@ class Bench:
         if not self.cells:
             return
         print(", ".join(f"{key} {value}" for key, value in self.facts.items()))
-        for grid in self.grids:
-            cells = [self.cells[key] for key in grid.cells() if key in self.cells]
+        for name in self.asked:
+            cells = [cell for (workload, _, _), cell in self.cells.items() if workload == name]
             print(
-                f"{grid.workload}:\n{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'host':>5} {'TPF':>6} "
+                f"{name}:\n{'batch':>5} {'chunk':>5} {'tokens/s':>9} {'step ms':>8} {'host':>5} {'TPF':>6} "
                 f"{'computed/token':>14} {'right':>9}"
             )
             for cell in cells:

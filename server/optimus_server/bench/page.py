@@ -1,43 +1,60 @@
 """``optimus bench page``: the results page of the README, from one command on one GPU.
 
-It makes the benchmark checkpoint (``optimus demo widen``), lets ``bench step`` and ``bench decode`` measure it, each in
-a process of its own, and writes their tables and a plot between two marks of a document. What they refuse to report
-is missing there, too.
+It makes the benchmark checkpoints (``optimus demo widen``), lets ``bench decode``, ``bench step`` and ``bench serve``
+measure them, each in a process of its own, and writes their tables and a plot between two marks of a document. What
+they refuse to report is missing there, too. All figures are kept in ``--work`` as they are taken: a run that was
+interrupted, or whose time was over, is continued by the same command, and figures of several runs make one page
+(``--found``).
 """
 
 import argparse
-import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from optimus_server.bench.flags import positive
+from optimus_server.bench.panels import draw
 from optimus_server.bench.plots import need_matplotlib
+from optimus_server.bench.sections import SECTIONS, VARIANTS, Found, chunks_of, find
+from optimus_server.bench.served import OPTIMUS, served
+from optimus_server.bench.tables import MISSING, tables
+from optimus_server.bench.workload import WORKLOADS
 from optimus_server.demo import MODELS
 from optimus_server.demo.plan import LIKE
 from optimus_server.errors import SettingsError
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
-SCHEMES = ("1", "4", "8", "16", "32", "block", "auto")
-NAMES = {"block": "block 32", "auto": "elastic", "1": "AR (chunk 1)"}
+# Positions that the benchmark checkpoints allow: chats of 2,000 tokens with answers of 500.
+POSITIONS = 4096
+# How the time is shared out among what is still to be measured.
+SHARES = {"decode": 3.0, "step": 1.0, "serve": 1.5}
+# What a process may overrun its share by, to end a cell; then it is killed.
+GRACE_S = 90.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``optimus bench page``."""
-    parser.add_argument("--work", type=Path, required=True, help="directory for checkpoints and figures; kept")
-    parser.add_argument("--document", type=Path, default=Path("README.md"), help=f"has the marks {BEGIN} and {END}")
-    parser.add_argument("--image", type=Path, default=Path(".images/throughput.png"), help="the plot")
-    parser.add_argument("--like", choices=[*LIKE, "demo"], default="sdar-8b", help="geometry; demo is not widened")
-    parser.add_argument("--variant", nargs="+", choices=["demo", "demo-sdar"], default=["demo", "demo-sdar"])
-    parser.add_argument("--batch", type=positive, nargs="+", default=[1, 4, 16, 64, 256])
-    parser.add_argument("--chunk", nargs="+", choices=[*SCHEMES, "2", "64"], default=list(SCHEMES))
-    parser.add_argument("--positions", type=positive, nargs="+", default=[32, 256, 512, 2048])
-    parser.add_argument("--context", type=positive, nargs="+", default=[512, 1900])
-    parser.add_argument("--rounds", type=positive, default=1)
-    parser.add_argument("--task", nargs="+", help="only these tasks of the demo model")
+    add = parser.add_argument
+    add("--work", type=Path, required=True, help="directory for checkpoints and figures; kept")
+    add("--found", type=Path, nargs="+", default=[], help="directories of figures (*.json) of earlier runs")
+    add("--document", type=Path, default=Path("README.md"), help=f"has the marks {BEGIN} and {END}")
+    add("--image", type=Path, default=Path(".images/throughput.png"), help="the plot")
+    add("--no-measure", action="store_true", help="make the page of what there is")
+    add("--like", choices=[*LIKE, "demo"], default="sdar-8b", help="geometry; demo is the demo model's own")
+    add("--variant", nargs="+", choices=list(VARIANTS), default=["demo", "demo-sdar"], help="demo-ar: the Qwen3 twin")
+    add("--section", nargs="+", choices=[*SECTIONS, "step"], default=[*SECTIONS, "step"])
+    add("--serve", action="store_true", help="measure a server of the last variant over HTTP, too")
+    add("--batch", type=positive, nargs="+", help="requests at once in every section (default: each section's)")
+    add("--chunk", nargs="+", help="chunk sizes in every section (default: each section's)")
+    add("--positions", type=positive, nargs="+", default=[32, 256, 512, 2048], help="of a step")
+    add("--context", type=positive, nargs="+", default=[512, 1900], help="of a step")
+    add("--rounds", type=positive, default=1)
+    add("--warm-up", type=positive, default=150, help="steps in which elastic decoding learns, not counted")
+    add("--answers", type=positive, default=48, help="that a cell counts at least, if there is time")
+    add("--seconds", type=float, default=2.0, help="that a cell counts at least")
+    add("--most", type=float, default=5.0, help="seconds that a cell counts at most")
+    add("--minutes", type=float, default=15.0, help="for all; what does not fit is left out, and measured next time")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -48,112 +65,107 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(f"{args.document} has no lines {BEGIN} and {END}", param="document")
     args.work.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    found = {variant: _measure(args, variant) for variant in args.variant}
-    if not any(decode for _, decode in found.values()):
+    if not args.no_measure:
+        _measure(args, began)
+    places = [args.work, *args.found]
+    found = {variant: figures for variant in args.variant if (figures := find(places, variant))}
+    if not found:
         print("optimus bench page: no figures", file=sys.stderr)
         return 1
-    draw({variant: decode for variant, (_, decode) in found.items() if decode}, args.image)
-    page = _page(found, args, time.perf_counter() - began)
+    page = _page(found, args, f"![Tokens a second over the load]({args.image})\n" if draw(found, args.image) else "")
     head, rest = text.split(BEGIN, 1)
     args.document.write_text(f"{head}{BEGIN}\n{page}{END}{rest.split(END, 1)[1]}")
     print(page)
+    print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
     return 0
 
 
-def _measure(args: argparse.Namespace, variant: str) -> tuple[Any, Any]:
-    """Reports of ``bench step`` and ``bench decode``; None for one that failed."""
-    source = model = MODELS / variant
-    if args.like != "demo":
-        model = args.work / f"{variant}-{args.like}"
-        if not model.exists():
-            _optimus("demo", "widen", "--out", model, "--like", args.like, "--model", source)
-    grid = ["--positions", *args.positions, "--context", *args.context]
-    step = _report(args.work / f"{variant}-step.json", ["bench", "step", "--model", model, *grid])
-    # Without shifted logits a row of one position predicts nothing new.
-    chunks = [chunk for chunk in args.chunk if variant == "demo" or chunk != "1"]
-    tasks = ["--task", *args.task] if args.task else []
-    grid = ["--batch", *args.batch, "--chunk", *chunks, "--rounds", args.rounds, *tasks]
-    decode = _report(args.work / f"{variant}-decode.json", ["bench", "decode", "--model", model, *grid])
-    return step, decode
+def _measure(args: argparse.Namespace, began: float) -> None:
+    """Run what is to be run, each within its share of the time that is left."""
+    sections = [section for section in args.section if section != "step"]
+    jobs = [("decode", variant) for variant in args.variant if sections]
+    jobs += [("step", args.variant[0])] if "step" in args.section else []
+    jobs += [("serve", args.variant[-1])] if args.serve else []
+    for number, (job, variant) in enumerate(jobs):
+        found = find([args.work, *args.found], variant)
+        if job == "decode" and not (grids := _missing(args, variant, found)):
+            continue
+        if (job == "step" and found.step) or (job == "serve" and found.serve):
+            continue
+        model = _checkpoint(args, variant)
+        left = 60 * args.minutes - (time.perf_counter() - began)
+        share = max(0.0, left) * SHARES[job] / sum(SHARES[other] for other, _ in jobs[number:])
+        path = args.work / f"{variant}-{job}.json"
+        if job == "decode":
+            _optimus(
+                share, "bench", "decode", "--model", model, *grids, "--rounds", args.rounds, "--warm-up", args.warm_up,
+                "--answers", args.answers, "--seconds", args.seconds, "--most", args.most, "--budget", round(share),
+                "--json", path, "--resume",
+            )  # fmt: skip
+        elif job == "step":
+            grid = ["--positions", *args.positions, "--context", *args.context]
+            _optimus(share, "bench", "step", "--model", model, *grid, "--json", path)
+        else:
+            _serve(args, model, path, share)
 
 
-def _report(path: Path, command: Sequence[object]) -> Any:
-    if not path.exists():
-        _optimus(*command, "--json", path)
-    return json.loads(path.read_text()) if path.exists() else None
+def _missing(args: argparse.Namespace, variant: str, found: Found) -> list[object]:
+    """Flags ``--grid`` for the cells that nobody has measured yet."""
+    grids: list[object] = []
+    for section in args.section:
+        if section not in SECTIONS:
+            continue
+        for batch in args.batch or SECTIONS[section].batches:
+            known = found.decode.get(section, {})
+            chunks = [c for c in chunks_of(variant, args.chunk or SECTIONS[section].chunks) if (batch, c) not in known]
+            grids += ["--grid", section, batch, ",".join(chunks)] if chunks else []
+    return grids
 
 
-def _optimus(*command: object) -> None:
+def _checkpoint(args: argparse.Namespace, variant: str) -> Path:
+    model: Path = args.work / f"{variant}-{args.like}"
+    if not (model / "config.json").exists():  # the last file that is written
+        source, flags = VARIANTS[variant]
+        like = [] if args.like == "demo" else ["--like", args.like]
+        _optimus(
+            600.0, "demo", "widen", "--out", model, "--model", MODELS / source, "--context", POSITIONS, *like, *flags
+        )
+    return model
+
+
+def _serve(args: argparse.Namespace, model: Path, path: Path, share: float) -> None:
+    loads, chat = args.batch or SECTIONS["chat"].batches, WORKLOADS["chat"]
+    flags = [
+        "--no-playground", "--no-prefix-cache", "--log-db", "off",
+        "--max-batch-size", str(max(loads)), "--max-concurrent-requests", str(2 * max(loads)),
+    ]  # fmt: skip
+    print("optimus serve", model, *flags, file=sys.stderr, flush=True)
+    try:
+        with served(model, flags, path.with_suffix("")) as url:
+            _optimus(
+                share, "bench", "serve", "--url", url, "--concurrency", *loads, "--context", chat.context,
+                "--answer", chat.answer, "--warm-up", 16, "--json", path,
+            )  # fmt: skip
+    except SettingsError as error:
+        print(f"optimus bench page: {error.message}", file=sys.stderr)
+
+
+def _optimus(seconds: float, *command: object) -> None:
     print("optimus", *command, file=sys.stderr, flush=True)
-    code = "import sys; from optimus_server.cli import main; sys.exit(main(sys.argv[1:]))"
-    subprocess.run([sys.executable, "-c", code, *map(str, command)], check=False, stdout=sys.stderr)
+    try:
+        subprocess.run([*OPTIMUS, *map(str, command)], check=False, stdout=sys.stderr, timeout=seconds + GRACE_S)
+    except subprocess.TimeoutExpired:
+        print(f"optimus bench page: killed after {seconds + GRACE_S:.0f} s", file=sys.stderr, flush=True)
 
 
-def _page(found: dict[str, tuple[Any, Any]], args: argparse.Namespace, seconds: float) -> str:
-    decode = next(decode for _, decode in found.values() if decode)
-    facts = decode["machine"]
-    chosen = [f"--{name} {' '.join(map(str, getattr(args, name)))}" for name in ("variant", "batch", "chunk")]
-    tasks = [f"--task {' '.join(args.task)}"] if args.task else []
-    line = " ".join(["optimus bench page --work DIR --like", args.like, *chosen, *tasks])
-    parts = [
-        f"One {facts['device']}, torch {facts['torch']}, Optimus {facts['optimus']}, {facts['date']}; bf16 on a GPU, "
-        f"greedy, threshold 0.9; `{line}`, {seconds:.0f} s.\n",
-        f"\n![Tokens a second over the batch]({args.image})\n",
-    ]
-    for variant, (step, decoded) in found.items():
-        title = f"{variant} as {args.like}" if args.like != "demo" else variant
-        if decoded:
-            parts.append(f"\nTokens a second of a full batch, {title}; in brackets TPF:\n\n{_decode_table(decoded)}")
-        if step:
-            parts.append(f"\nOne step, {title}, rows of 8 positions:\n\n{_step_table(step)}")
-    return "".join(parts) + "\n"
-
-
-def _decode_table(report: Any) -> str:
-    cells = {(cell["batch"], str(cell["chunk"])): cell for cell in report["cells"]}
-    chunks, batches = (list(dict.fromkeys(key[i] for key in cells)) for i in (1, 0))
-    lines = [
-        "| batch | " + " | ".join(_name(chunk) for chunk in chunks) + " | elastic / best fixed | waiting for host |"
-    ]
-    lines.append("| --- " * (len(chunks) + 3) + "|")
-    for batch in batches:
-        rates = {chunk: cells[batch, chunk]["tokens_per_second"] for chunk in chunks}
-        fixed = [rate for chunk, rate in rates.items() if chunk != "auto"]
-        ratio = f"{rates['auto'] / max(fixed):.2f}" if "auto" in rates and fixed else ""
-        shown = [f"{rates[chunk]:,.0f} ({cells[batch, chunk]['tpf']:.1f})" for chunk in chunks]
-        host = f"{max(cells[batch, chunk]['host_share'] for chunk in chunks):.0%}"
-        lines.append(f"| {batch} | " + " | ".join([*shown, ratio, f"up to {host}"]) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _step_table(report: Any) -> str:
-    head = "| positions | context | step, ms | floor: products, ms | KV, ms | step / floor | waiting for host |\n"
-    return head + "| --- " * 7 + "|\n" + "".join(
-        f"| {cell['rows'] * cell['width']} | {cell['context']} | {cell['step_ms']:.2f} | {cell['dense_ms']:.2f} "
-        f"| {cell['kv_ms']:.2f} | {cell['ratio']:.2f} | {cell['host_share']:.0%} |\n"
-        for cell in report["cells"]
-    )  # fmt: skip
-
-
-def _name(chunk: object) -> str:
-    return NAMES.get(str(chunk), f"chunk {chunk}")
-
-
-def draw(reports: dict[str, Any], path: Path) -> None:
-    """Tokens a second over the batch, one panel per variant, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6 * len(reports), 4.5), layout="constrained")
-    panels = figure.subplots(1, len(reports), squeeze=False)[0]
-    for panel, (variant, report) in zip(panels, reports.items(), strict=True):
-        for chunk in dict.fromkeys(cell["chunk"] for cell in report["cells"]):
-            mine = [cell for cell in report["cells"] if cell["chunk"] == chunk]
-            style = {"auto": ("C0", "-", 3.0), "block": ("C1", "--", 2.0), 1: ("C3", "--", 2.0)}
-            colour, line, width = style.get(chunk, (None, "-", 1.0))
-            batches, rates = [cell["batch"] for cell in mine], [cell["tokens_per_second"] for cell in mine]
-            panel.plot(batches, rates, line, marker=".", color=colour, linewidth=width, label=_name(chunk))
-        panel.set(title=variant, xlabel="requests at once", ylabel="tokens a second", xscale="log", yscale="log")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=100)
+def _page(found: dict[str, Found], args: argparse.Namespace, image: str) -> str:
+    machines = [machine for figures in found.values() for machine in figures.machines]
+    facts = {
+        f"One {m['device']}, torch {m['torch']}, Optimus {m['optimus']}, {m['date']}": None for m in machines
+    }  # fmt: skip
+    line = f"optimus bench page --work DIR --like {args.like} --variant {' '.join(found)}"
+    line += " --serve" if any(figures.serve for figures in found.values()) else ""
+    return (
+        f"{'; '.join(facts)}. bf16 on a GPU, greedy, threshold 0.9; `{line}`. {MISSING}: not measured.\n\n"
+        f"{image}{tables(found, args.like)}"
+    )

@@ -101,8 +101,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"optimus bench serve: {error}", file=sys.stderr)
         return 2
     _print(report)
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
     if args.plot:
         draw([*earlier, report], args.plot)
     return 0
@@ -119,11 +117,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     if args.warm_up:
         first = _questions(args, args.warm_up, -1)
         _check([read(await send(question, clock()), args.api) for question in first], "warm-up", 0.0)
-    points = [
-        await _point(send, args, load, number, slo)
-        for number, load in enumerate(args.rate or args.concurrency or [1, 4, 16])
-    ]
-    return {
+    report: dict[str, Any] = {
         "label": args.label or server["model"],
         "server": server | {"url": url, "api": args.api},
         "client": machine("cpu"),
@@ -131,8 +125,13 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "questions": str(args.tasks or f"the demo model's, {workload_of(args)}, seed {args.seed}"),
         "extra": args.extra,
         "slo": asdict(slo),
-        "points": [asdict(point) for point in points],
+        "points": [],
     }
+    for number, load in enumerate(args.rate or args.concurrency or [1, 4, 16]):
+        report["points"].append(asdict(await _point(send, args, load, number, slo)))
+        if args.json:  # after each load: a later one may fail
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
+    return report
 
 
 async def _server(url: str, args: argparse.Namespace) -> dict[str, Any]:

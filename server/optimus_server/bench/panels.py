@@ -1,0 +1,96 @@
+"""The plot of the results page: tokens a second over the load, a panel for each section of each variant."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optimus_server.bench.peers import LMDEPLOY
+from optimus_server.bench.sections import SECTIONS, TITLES, Cells, Found
+from optimus_server.bench.tables import name, order
+
+# colour, line, width
+STYLES = {
+    "auto": ("C0", "-", 3.0),
+    "block": ("C1", "--", 2.0),
+    "1": ("C3", "--", 2.0),
+    "8": ("C2", "-", 1.0),
+    "4": ("C4", "-", 1.0),
+    "2": ("C5", "-", 1.0),
+}
+WIDTH, HEIGHT = 4.6, 3.9
+
+
+def draw(found: Mapping[str, Found], path: Path) -> bool:
+    """Write the PNG; variants are rows, sections columns. False if there is nothing to show."""
+    from matplotlib.figure import Figure
+
+    twin = found["demo-ar"].decode if "demo-ar" in found else {}
+    rows = {name: one for name, one in found.items() if one.decode or one.serve}
+    if "demo" in rows:
+        rows.pop("demo-ar", None)  # its line is in demo's panels
+    columns = [section for section in SECTIONS if any(section in one.decode for one in rows.values())]
+    columns += ["serve"] if any(one.serve for one in rows.values()) else []
+    if not columns:
+        return False
+    figure = Figure(figsize=(WIDTH * len(columns), HEIGHT * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), len(columns), squeeze=False)
+    for line, (variant, figures) in zip(panels, rows.items(), strict=True):
+        for panel, section in zip(line, columns, strict=True):
+            what = "Over HTTP" if section == "serve" else SECTIONS[section].title.replace(", ", ",\n", 1)
+            panel.set_title(f"{variant} ({TITLES[variant]})\n{what}", fontsize="medium")
+            if section == "serve":
+                _serve(panel, figures.serve)
+            else:
+                _lines(panel, figures.decode.get(section, {}), twin.get(section, {}) if variant == "demo" else {})
+                if (variant, section) == ("demo-sdar", "chat"):
+                    _peers(panel)
+            _dress(panel)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=100)
+    return True
+
+
+def _lines(panel: Any, cells: Cells, twin: Cells) -> None:
+    for chunk in sorted({chunk for _, chunk in cells}, key=order):
+        mine = sorted((batch, cell["tokens_per_second"]) for (batch, size), cell in cells.items() if size == chunk)
+        colour, line, width = STYLES.get(chunk, (None, "-", 1.0))
+        panel.plot(*zip(*mine, strict=True), line, marker=".", color=colour, linewidth=width, label=name(chunk))
+    if twin:
+        mine = sorted((batch, cell["tokens_per_second"]) for (batch, _), cell in twin.items())
+        panel.plot(*zip(*mine, strict=True), ":", marker=".", color="C6", label="AR mode (Qwen3)")
+
+
+def _serve(panel: Any, report: dict[str, Any] | None) -> None:
+    if report:
+        loads = [point["load"] for point in report["points"]]
+        panel.plot(
+            loads,
+            [p["tokens_per_second"] for p in report["points"]],
+            "-",
+            marker=".",
+            color="C0",
+            linewidth=3.0,
+            label="elastic",
+        )
+
+
+def _peers(panel: Any) -> None:
+    for one, line in zip(LMDEPLOY, (":", "-."), strict=True):
+        points = one.tokens_per_second.items()
+        panel.plot(*zip(*points, strict=True), line, color="0.45", label=f"{one.name}, {one.card}")
+
+
+def _dress(panel: Any) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    if not panel.lines:
+        panel.set_axis_off()
+        return
+    loads = sorted({load for line in panel.lines for load in line.get_xdata()})
+    panel.set(xscale="log", yscale="log", xlabel="requests at once", ylabel="tokens a second")
+    panel.xaxis.set_major_locator(FixedLocator(loads))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize="x-small")
