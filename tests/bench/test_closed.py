@@ -3,7 +3,7 @@ from itertools import islice
 
 import pytest
 
-from optimus_server.bench.closed import Asked, Round, Window, compilations, in_the_middle, measure
+from optimus_server.bench.closed import Asked, Round, Window, in_the_middle, measure
 from optimus_server.bench.workload import Workload
 from optimus_server.demo import MODELS
 from optimus_server.engine.engine import Engine, EngineOptions
@@ -137,10 +137,9 @@ def test_a_window_in_which_a_kernel_is_compiled_is_opened_anew(loaded, monkeypat
     assert knobs.runtime.jit_post_compile_hook is before
 
 
-def test_compilations_are_noted():
-    knobs = pytest.importorskip("triton").knobs
-    from types import SimpleNamespace
-
-    with compilations() as names:
-        knobs.runtime.jit_post_compile_hook(fn=SimpleNamespace(name="paged"), key="", repr="")
-    assert names == ["paged"]
+def test_tokens_per_step_are_of_the_window(loaded):
+    """Chunk 1 of a model with shifted logits commits one token in each step of a request, and computes one position."""
+    one = windowed(loaded, Window(warm_up=2, answers=10**6, seconds=0, most=0.5), batch=3, chunk=1)
+    assert one.tpf == one.computed_per_token == 1.0
+    # The steps that compute the next prompt are the only ones in which a request commits nothing.
+    assert 0.7 * 3 * one.steps < one.tokens <= 3 * one.steps

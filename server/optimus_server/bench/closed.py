@@ -6,13 +6,12 @@ part of the prompt. Without that all prompts would be computed at once, and all 
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, cycle
 from random import Random
-from typing import Any
 
+from optimus_server.bench.compilations import compilations
 from optimus_server.demo.evaluate import Question
 from optimus_server.engine.engine import Engine
 from optimus_server.engine.request import Committed, Failed, Finished, Params, Policy, Request, Usage
@@ -75,8 +74,8 @@ class Round:
         tokens, seconds, steps: counted.
         host_share: of the time, that in which the device waited for the host.
         slowest_ms: the longest step that was counted.
-        tpf, computed_per_token: of the answers that ended.
-        right, judged: of those of them that can be scored; of all if none can.
+        tpf, computed_per_token: tokens that a request commits in a step of its own, and what it computes for each.
+        right, judged: of the answers that ended, those that can be scored; all if none can.
         enough: share of right answers below which the figures mean nothing.
     """
 
@@ -125,8 +124,24 @@ def in_the_middle(asked: Sequence[Asked], count: int, seed: int = 0) -> list[Ask
     return found
 
 
-Counted = tuple[int, float, int, float, float]
-"""Tokens, seconds, steps, seconds that the device computed, and those of the longest step."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What all requests so far have committed, in how many steps of theirs, and computed beyond their prompts."""
+
+    tokens: int
+    steps: int
+    computed: int
+
+    @classmethod
+    def of(cls, usages: Sequence[Usage]) -> "Spent":
+        return cls(
+            sum(usage.generated_tokens for usage in usages),
+            sum(usage.steps for usage in usages),
+            sum(usage.computed_positions for usage in usages),
+        )
+
+    def __sub__(self, before: "Spent") -> "Spent":
+        return Spent(self.tokens - before.tokens, self.steps - before.steps, self.computed - before.computed)
 
 
 @dataclass(slots=True)
@@ -136,7 +151,7 @@ class _Loop:
     engine: Engine
     params: Callable[[int], Params]
     coming: Iterator[Asked]
-    running: dict[str, tuple[Asked, list[int]]] = field(default_factory=dict)
+    running: dict[str, tuple[Asked, Request, list[int]]] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     ended: list[tuple[Asked, list[int], Usage]] = field(default_factory=list)
     asked: int = 0
@@ -144,9 +159,10 @@ class _Loop:
     def add(self, one: Asked) -> None:
         config, name = self.engine.config, str(self.asked)
         self.asked += 1
-        self.running[name] = (one, [])
         params = self.params(one.room(self.engine.capacity))
-        self.engine.add(Request(name, one.ids, params, block_size=config.block_size, shift=config.logit_shift))
+        request = Request(name, one.ids, params, block_size=config.block_size, shift=config.logit_shift)
+        self.running[name] = (one, request, [])
+        self.engine.add(request)
 
     def step(self) -> int:
         """One step; returns the tokens that were committed in it."""
@@ -154,16 +170,21 @@ class _Loop:
         for name, event in self.engine.step():
             match event:
                 case Committed(ids):
-                    self.running[name][1].extend(ids)
+                    self.running[name][2].extend(ids)
                     self.begun.add(name)
                     tokens += len(ids)
                 case Finished(_, usage):
-                    self.ended.append((*self.running.pop(name), usage))
+                    one, _, said = self.running.pop(name)
+                    self.ended.append((one, said, usage))
                     self.begun.add(name)
                     self.add(next(self.coming))
                 case Failed(message):
                     raise RuntimeError(message)
         return tokens
+
+    def spent(self) -> Spent:
+        running = [request.usage() for _, request, _ in self.running.values()]
+        return Spent.of([*running, *(usage for _, _, usage in self.ended)])
 
     def stop(self) -> None:
         """Cancel what still runs, and see that nothing is left in the engine."""
@@ -207,18 +228,19 @@ def measure(
     with compilations() as compiled:
         for _ in range(WINDOWS):
             compiled.clear()
-            if counted := _count(loop, runner, window, compiled):
+            if counted := _count(loop, runner, tokenizer, window, compiled):
                 break
         else:
             raise RuntimeError(f"kernels were compiled in each of {WINDOWS} windows, {compiled[0]} in the last")
     loop.stop()
-    return _round(counted, loop.ended, tokenizer, stop_ids)
+    return counted
 
 
-def _count(loop: _Loop, runner: Runner, window: Window, compiled: list[str]) -> Counted | None:
-    """What one window holds; None if a kernel was compiled in it."""
-    before, tokens, steps, slowest, busy = len(loop.ended), 0, 0, 0.0, runner.busy_s
-    began = now = time.perf_counter()
+def _count(loop: _Loop, runner: Runner, tokenizer: Tokenizer, window: Window, compiled: list[str]) -> Round | None:
+    """One window; None if a kernel was compiled in it."""
+    before, spent, tokens, steps, slowest = len(loop.ended), loop.spent(), 0, 0, 0.0
+    busy, began = runner.busy_s, time.perf_counter()
+    now = began
     while now < began + window.most or not loop.ended:
         if now >= began + window.seconds and len(loop.ended) - before >= window.answers:
             break
@@ -228,53 +250,30 @@ def _count(loop: _Loop, runner: Runner, window: Window, compiled: list[str]) -> 
         slowest = max(slowest, now - last)
         if compiled:
             return None
-    return tokens, now - began, steps, runner.busy_s - busy, slowest
-
-
-def _round(
-    counted: Counted,
-    ended: Sequence[tuple[Asked, list[int], Usage]],
-    tokenizer: Tokenizer,
-    stop_ids: Iterable[int],
-) -> Round:
-    tokens, seconds, steps, busy, slowest = counted
-    scored = any(one.question.scored for one, _, _ in ended)
-    verdicts = [
-        one.question.accepts(tokenizer.decode([i for i in (*one.answer[: one.told], *said) if i not in stop_ids]))
-        for one, said, _ in ended
-        if one.question.scored or not scored
-    ]
-    usages = [usage for _, _, usage in ended]
-    generated = sum(usage.generated_tokens for usage in usages)
+    busy, spent = runner.busy_s - busy, loop.spent() - spent
+    verdicts, scored = _judge(loop.ended, tokenizer, loop.engine.config.eos_token_ids)
     return Round(
         tokens=tokens,
-        seconds=seconds,
+        seconds=now - began,
         steps=steps,
-        host_share=1 - busy / seconds,
+        host_share=1 - busy / (now - began),
         slowest_ms=1e3 * slowest,
-        tpf=generated / max(1, sum(usage.steps for usage in usages)),
-        computed_per_token=sum(usage.computed_positions for usage in usages) / max(1, generated),
+        tpf=spent.tokens / max(1, spent.steps),
+        computed_per_token=spent.computed / max(1, spent.tokens),
         right=sum(verdicts),
         judged=len(verdicts),
         enough=RIGHT_ENOUGH if scored else SOUND_ENOUGH,
     )
 
 
-@contextmanager
-def compilations() -> Iterator[list[str]]:
-    """The names of the Triton kernels that are compiled from here on: each is, when a shape of its kind comes first."""
-    names: list[str] = []
-    try:
-        from triton import knobs
-    except ImportError:  # Triton is made for Linux only
-        yield names
-        return
-
-    def note(**compiled: Any) -> None:
-        names.append(compiled["fn"].name)
-
-    previous, knobs.runtime.jit_post_compile_hook = knobs.runtime.jit_post_compile_hook, note
-    try:
-        yield names
-    finally:
-        knobs.runtime.jit_post_compile_hook = previous
+def _judge(
+    ended: Sequence[tuple[Asked, list[int], Usage]], tokenizer: Tokenizer, stop_ids: Collection[int]
+) -> tuple[list[bool], bool]:
+    """Whether each of those that can be scored is right, or each of all if none can; and which of both it was."""
+    scored = any(one.question.scored for one, _, _ in ended)
+    verdicts = [
+        one.question.accepts(tokenizer.decode([i for i in (*one.answer[: one.told], *said) if i not in stop_ids]))
+        for one, said, _ in ended
+        if one.question.scored or not scored
+    ]
+    return verdicts, scored

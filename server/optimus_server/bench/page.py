@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--like", choices=[*LIKE, "demo"], default="sdar-8b", help="geometry; demo is the demo model's own")
     add("--variant", nargs="+", choices=list(VARIANTS), default=["demo", "demo-sdar"], help="demo-ar: the Qwen3 twin")
     add("--section", nargs="+", choices=[*SECTIONS, "step"], default=[*SECTIONS, "step"])
-    add("--serve", action="store_true", help="measure a server of the last variant over HTTP, too")
+    add("--serve", action="store_true", help="measure a server of the last variant that diffuses over HTTP, too")
     add("--batch", type=positive, nargs="+", help="requests at once in every section (default: each section's)")
     add("--chunk", nargs="+", help="chunk sizes in every section (default: each section's)")
     add("--positions", type=positive, nargs="+", default=[32, 256, 512, 2048], help="of a step")
@@ -85,7 +85,8 @@ def _measure(args: argparse.Namespace, began: float) -> None:
     sections = [section for section in args.section if section != "step"]
     jobs = [("decode", variant) for variant in args.variant if sections]
     jobs += [("step", args.variant[0])] if "step" in args.section else []
-    jobs += [("serve", args.variant[-1])] if args.serve else []
+    diffusing = [variant for variant in args.variant if variant != "demo-ar"]
+    jobs += [("serve", variant) for variant in diffusing[-1:] if args.serve]
     for number, (job, variant) in enumerate(jobs):
         found = find([args.work, *args.found], variant)
         if job == "decode" and not (grids := _missing(args, variant, found)):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optimus_server.bench.peers import LMDEPLOY
+from optimus_server.bench.peers import LMDEPLOY, NOTE
 from optimus_server.bench.sections import SECTIONS, TITLES, Cells, Found
 
 NAMES = {"block": "block 32", "auto": "elastic", "1": "AR (chunk 1)"}
@@ -36,11 +36,7 @@ def tables(found: Mapping[str, Found], like: str) -> str:
             beside = variant == "demo-sdar" and section == "chat"
             parts.append("\n" + decode_table(cells, twin.get(section, {}), beside=beside))
             if beside:
-                parts.append(
-                    "\n"
-                    + "\n".join(f"{one.name}: on one {one.card}, not the card above. {one.note}.  " for one in LMDEPLOY)
-                    + "\n"
-                )
+                parts.append(f"\n{NOTE}; {'; '.join(f'{one.name}: {one.how}' for one in LMDEPLOY)}.\n")
         if figures.serve:
             parts.append(f"\n**Served over HTTP: {title}, elastic.** The same questions as the mixed tasks.\n")
             parts.append("\n" + serve_table(figures.serve))
