@@ -200,10 +200,16 @@ class Bench:
 
     def run(self, began: float) -> bool:
         """Whether every cell that was begun has figures."""
-        good, budget = True, self.args.budget
         # As in the server: what is there now stays, and need not be looked through again and again.
         gc.collect()
         gc.freeze()
+        try:
+            return self._all(began)
+        finally:
+            gc.unfreeze()
+
+    def _all(self, began: float) -> bool:
+        good, budget = True, self.args.budget
         for number in range(self.args.rounds):
             for place, key in enumerate(self.todo):
                 if budget and time.perf_counter() - began > budget:
