@@ -74,7 +74,9 @@ def test_a_server_that_does_not_start_leaves_the_rest(tmp_path, document, monkey
 
 
 def test_the_twin_decodes_autoregressively(tmp_path, document):
-    assert page(tmp_path, document, "--variant", "demo-ar", "--section", "chat") == 0
+    elsewhere = tmp_path / "checkpoints"
+    assert page(tmp_path, document, "--variant", "demo-ar", "--section", "chat", "--checkpoints", str(elsewhere)) == 0
+    assert [path.name for path in elsewhere.iterdir()] == ["demo-ar-demo"]
     cells = json.loads((tmp_path / "work" / "demo-ar-decode.json").read_text())["cells"]
     assert [(cell["chunk"], round(cell["tpf"], 3)) for cell in cells] == [(1, 1.0)]
 

@@ -28,7 +28,7 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 # Positions that the benchmark checkpoints allow: chats of 2,000 tokens with answers of 500.
 POSITIONS = 4096
 # How the time is shared out among what is still to be measured.
-SHARES = {"decode": 3.0, "step": 1.0, "serve": 1.5}
+SHARES = {"decode": 4.0, "step": 0.5, "serve": 1.5}
 # What a process may overrun its share by, to end a cell; then it is killed.
 GRACE_S = 90.0
 
@@ -36,7 +36,8 @@ GRACE_S = 90.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``optimus bench page``."""
     add = parser.add_argument
-    add("--work", type=Path, required=True, help="directory for checkpoints and figures; kept")
+    add("--work", type=Path, required=True, help="directory of the figures; kept")
+    add("--checkpoints", type=Path, help="directory of the benchmark checkpoints, 16 GB each; kept (default: --work)")
     add("--found", type=Path, nargs="+", default=[], help="directories of figures (*.json) of earlier runs")
     add("--document", type=Path, default=Path("README.md"), help=f"has the marks {BEGIN} and {END}")
     add("--image", type=Path, default=Path(".images/throughput.png"), help="the plot")
@@ -52,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=positive, default=1)
     add("--warm-up", type=positive, default=150, help="steps in which elastic decoding learns, not counted")
     add("--answers", type=positive, default=48, help="that a cell counts at least, if there is time")
-    add("--seconds", type=float, default=2.0, help="that a cell counts at least")
-    add("--most", type=float, default=5.0, help="seconds that a cell counts at most")
+    add("--seconds", type=float, default=1.5, help="that a cell counts at least")
+    add("--most", type=float, default=4.0, help="seconds that a cell counts at most")
     add("--minutes", type=float, default=15.0, help="for all; what does not fit is left out, and measured next time")
 
 
@@ -124,7 +125,7 @@ def _missing(args: argparse.Namespace, variant: str, found: Found) -> list[objec
 
 
 def _checkpoint(args: argparse.Namespace, variant: str) -> Path:
-    model: Path = args.work / f"{variant}-{args.like}"
+    model: Path = (args.checkpoints or args.work) / f"{variant}-{args.like}"
     if not (model / "config.json").exists():  # the last file that is written
         source, flags = VARIANTS[variant]
         like = [] if args.like == "demo" else ["--like", args.like]

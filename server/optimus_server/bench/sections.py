@@ -23,7 +23,7 @@ SECTIONS = {
         ("auto", "block", "8", "4", "1"),
     ),
     "story": Section("Stories, answers of about 410 tokens", (1, 16, 64, 256), ("auto", "block", "8", "4", "2", "1")),
-    "long": Section("Stories after 2,000 tokens of chat", (1, 4, 16, 64), ("auto", "block", "8", "4", "1")),
+    "long": Section("Stories after 2,000 tokens of chat", (1, 16, 64), ("auto", "block", "8", "4", "1")),
 }
 
 # Made of the demo model: its own directory's name and what `demo widen` is told.
