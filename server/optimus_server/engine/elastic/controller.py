@@ -171,9 +171,11 @@ class Controller:
             row, request = turn.row, turn.row.request
             if found.offered and request.params.policy != "block":
                 tokens += min(request.frontier, request.end) - frontier
+                # The row that ends a prompt carries some of it, which is no price of its tokens.
+                width = row.stop - max(row.start, request.known - request.shift)
                 behind = int(request.committed[request.end :].sum()) if request.finished else 0
                 policies.setdefault(request.params.policy, []).extend(
-                    (self.yields.slot(request.id), len(found.positions), behind, row.stop - row.start, turn.chunk)
+                    (self.yields.slot(request.id), len(found.positions), behind, width, turn.chunk)
                 )
         for policy, numbers in policies.items():
             slots, committed, wasted, widths, chunks = np.array(numbers).reshape(-1, 5).T
