@@ -14,7 +14,7 @@ SOURCES = sorted(path for top, package in PACKAGES.items() for path in (ROOT / t
 
 # Lines a file may have. A larger budget is a decision: write the reason in the commit that raises it.
 BUDGET = 300
-ENGINE_BUDGET = 2200
+ENGINE_BUDGET = 2450
 
 
 def tracked() -> list[Path]:
@@ -75,7 +75,7 @@ def test_every_module_has_its_tests():
             continue
         top, _, *parts = path.relative_to(ROOT).parts
         if top == "kernels":
-            tests = [ROOT / "tests" / "kernels" / f"test_{parts[0]}.py"]
+            tests = [ROOT / "tests" / "kernels" / f"test_{parts[0].removesuffix('.py')}.py"]
         elif len(parts) == 1:
             tests = [ROOT / "tests" / f"test_{path.name}"]
         else:

@@ -81,7 +81,7 @@ def pack(step: Step, *, pages: int, vocab_size: int) -> Batch:
     tensor = torch.from_numpy
     return Batch(
         turns=Turns(
-            fields=tensor(np.array([_fields(turn) for turn in turns], dtype=np.int32).T.copy()),
+            fields=tensor(np.array([fields_of(turn) for turn in turns], dtype=np.int32).T.copy()),
             limits=tensor(np.array([(p.threshold, p.entropy_bound) for p in params]).T.copy()),
             stops=tensor(np.array([_stops(p) for p in params], dtype=np.int32)),
             tables=tensor(tables),
@@ -92,7 +92,7 @@ def pack(step: Step, *, pages: int, vocab_size: int) -> Batch:
     )
 
 
-def _fields(turn: Turn) -> tuple[int, ...]:
+def fields_of(turn: Turn) -> tuple[int, ...]:
     """In the order of ``optimus_kernels.slots``."""
     request = turn.row.request
     params = request.params
@@ -136,7 +136,7 @@ def _plan(turns: Sequence[Turn], params: Sequence[Params]) -> SamplingPlan:
     assert all(turn.exact for turn in turns)
     # [m]: whose each mask is
     owner = np.repeat(np.arange(len(turns)), [turn.row.masks for turn in turns])
-    mass = np.array([p.typical_p if p.typical else 1.0 for p in params])[owner]
+    mass = np.array([p.typical_p if p.temperature > 0 else 1.0 for p in params])[owner]
     typical = np.flatnonzero(mass < 1)
     return SamplingPlan(
         typical=torch.from_numpy(typical) if len(typical) else None,

@@ -14,12 +14,12 @@ from optimus_server.engine.blocks import BlockPool
 from optimus_server.engine.elastic.controller import Controller
 from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.elastic.yields import YieldModel
-from optimus_server.engine.policy import next_row
+from optimus_server.engine.flight import Done, Flight
 from optimus_server.engine.request import NOTHING, Commits, Event, Failed, Finished, Request
 from optimus_server.engine.runner import Runner
 from optimus_server.engine.scheduler import Scheduler
-from optimus_server.engine.step import Landed, Row, Step, Turn
-from optimus_server.engine.telemetry import Decision, Feed, RowTrace, StepTrace
+from optimus_server.engine.step import Landed, Row, Step
+from optimus_server.engine.telemetry import Feed
 from optimus_server.errors import InvalidRequest
 from optimus_server.models.config import ModelConfig
 from optimus_server.models.loader import LoadedModel
@@ -61,15 +61,6 @@ class StepRunner(Protocol):
     ahead: bool
 
     def launch(self, step: Step) -> Callable[[], Landed]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class _Flight:
-    """A step under way, when it was launched, and what waits for it."""
-
-    step: Step
-    began: float
-    wait: Callable[[], Landed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +117,8 @@ class Engine:
         self._requests: dict[str, Request] = {}
         self._unforeseeable: set[str] = set()
         self._events: list[tuple[str, Event]] = []
-        self._untold: _Done | None = None
-        self._flight: _Flight | None = None
+        self._untold: Done | None = None
+        self._flight: Flight | None = None
         self._landed = 0.0
 
     @property
@@ -211,7 +202,7 @@ class Engine:
         """Whether the next step may be launched before the one under way is over."""
         return self.runner.ahead and not self._unforeseeable
 
-    def _launch(self) -> _Flight | None:
+    def _launch(self) -> Flight | None:
         began = self._clock()
         step = self.scheduler.schedule()
         if not step.turns:
@@ -228,9 +219,9 @@ class Engine:
                 self._apply(turn.row, NOTHING)
             else:
                 turn.request.in_flight += 1
-        return _Flight(step, began, wait)
+        return Flight(step, began, wait)
 
-    def _land(self, flight: _Flight) -> None:
+    def _land(self, flight: Flight) -> None:
         """Take the result of a step."""
         for turn in flight.step.turns:
             turn.request.in_flight -= not turn.prompt
@@ -240,71 +231,31 @@ class Engine:
             self._fail_all(flight.step, error)
             return
         seconds, self._landed = self._clock() - max(flight.began, self._landed), self._clock()
-        turns, results = self._rows(flight.step, landed)
+        turns, results = flight.rows(landed, self.scheduler.forecast)
         before = [turn.request.frontier for turn in turns]
         for turn, commits in zip(turns, results, strict=True):
             if not turn.prompt:
                 self._apply(turn.row, commits)
-        self._look_back(turns, before)
         self.steps += 1
-        decision = flight.step.decision
+        done = Done(self.steps, time.time() - seconds, seconds, flight.step.decision, turns, results, before)
+        done.look_back(self.scheduler.forecast)
         try:
-            self.controller.learn(decision, turns, results, before, seconds)
+            self.controller.learn(done.decision, turns, results, before, seconds)
         except Exception:
             # No request depends on what is learned.
             logger.exception("Step %d was not learned from", self.steps)
         self._tell()
         if self.feed.active:
-            chunks = [turn.request.chunk for turn in turns]
-            self._untold = _Done(self.steps, time.time() - seconds, seconds, decision, turns, results, before, chunks)
+            self._untold = done
         for turn in turns:
             if turn.request.finished:
                 self._forget(turn.request)
-
-    def _look_back(self, turns: list[Turn], before: list[int]) -> None:
-        """Tell the forecast which rows committed all that was left of their block, of those that might have."""
-        block, forecast = self.config.block_size, self.scheduler.forecast
-        for turn, frontier in zip(turns, before, strict=True):
-            border = (frontier // block + 1) * block
-            if turn.row.stop + turn.request.shift >= border:
-                forecast.saw(border - frontier, turn.request.frontier >= border)
-
-    def _rows(self, step: Step, landed: Landed) -> tuple[list[Turn], list[Commits]]:
-        """The turns of a step that had a row, with that row, and what it commits.
-
-        The others found no room, or their requests had ended before.
-        """
-        forecast, turns, results = self.scheduler.forecast, [], []
-        mean = forecast.mean(step.turns)
-        for turn, (start, stop), commits in zip(step.turns, landed.ranges, landed.commits, strict=True):
-            request = turn.request
-            assert not turn.exact or (start, stop) == (turn.row.start, turn.row.stop), (
-                turn,
-                start,
-                stop,
-                vars(request),
-            )
-            if not turn.exact:
-                if request.elastic:
-                    request.grant(turn.chunk)
-                turn.row = Row(request, start, stop, stop)
-            if request.finished:
-                continue
-            if start < stop:
-                turns.append(turn)
-                results.append(commits)
-            else:
-                row = next_row(request, request.canvas)
-                assert row is not None
-                turn.row = row
-        forecast.learn(mean, step.turns)
-        return turns, results
 
     def _tell(self) -> None:
         """Publish the last step, if that is still to be done."""
         done, self._untold = self._untold, None
         if done:
-            self.feed.publish(_trace(done))
+            self.feed.publish(done.trace())
 
     def _fail_all(self, step: Step, error: Exception) -> None:
         """Only the requests of this step can have caused it; the others, and the server, go on."""
@@ -339,35 +290,3 @@ class Engine:
         self.controller.forget(request.id)
         self._unforeseeable.discard(request.id)
         del self._requests[request.id]
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A step that is over: where its rows began and what they came to, and their chunk sizes."""
-
-    number: int
-    at: float
-    seconds: float
-    decision: Decision
-    turns: list[Turn]
-    results: list[Commits]
-    before: list[int]
-    chunks: list[int]
-
-
-def _trace(done: _Done) -> StepTrace:
-    rows = tuple(
-        RowTrace(
-            request_id=turn.request.id,
-            step=turn.request.steps,
-            start=turn.row.start,
-            stop=turn.row.stop,
-            chunk=chunk,
-            masks=commits.offered,
-            commits=commits,
-            frontier=turn.request.frontier,
-            advance=min(turn.request.frontier, turn.request.end) - frontier,
-        )
-        for turn, commits, frontier, chunk in zip(done.turns, done.results, done.before, done.chunks, strict=True)
-    )
-    return StepTrace(done.number, done.at, done.seconds, done.decision, rows)

@@ -63,13 +63,9 @@ class Params:
         return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1, 0, 0)
 
     @property
-    def typical(self) -> bool:
-        return self.typical_p < 1 and self.temperature > 0
-
-    @property
     def foreseeable(self) -> bool:
         """Whether a step can be prepared before the one before is over: what it needs does not hang on its tokens."""
-        return not (self.penalised or self.typical)
+        return not self.penalised and (self.typical_p == 1 or self.temperature == 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +115,9 @@ class Failed:
 Event = Committed | Finished | Failed
 
 
-# Not frozen, as ``Row`` is not.
 @dataclass(slots=True)
 class Commits:
-    """What one row commits: positions, their tokens and the logarithm of their confidence, all ``[k]``.
+    """What one row commits: positions, their tokens and the logarithm of their confidence, all ``[k]``. (Not frozen.)
 
     ``offered`` masks were looked at. ``valid`` is False if the outputs there were not numbers; then nothing in it means
     anything.
@@ -164,7 +159,7 @@ class Request:
         frontier: first position not committed.
         end: first position that is never sent.
         chunk: chunk size in force.
-        in_flight: how many of its rows are being computed, so that their results are not known.
+        in_flight: rows being computed whose results are not known.
         fresh: it has begun (again), and the device does not know.
     """
 
@@ -193,16 +188,12 @@ class Request:
         self.committed[: self.prompt_len] = True
         self.frontier = self.known = self.prompt_len
         self.cached = self.exact = self.drawn = 0
-        self.prefix_hit = 0
-        self.steps = 0
-        self.computed = 0
+        self.prefix_hit = self.steps = self.computed = 0
         self._chunks: dict[int, int] = {}
         self.preemptions = 0
         self.created = time.perf_counter()
         self.admitted: float | None = None
-        self.finished = False
-        self.in_flight = 0
-        self.fresh = True
+        self.finished, self.in_flight, self.fresh = False, 0, True
 
     @property
     def prefilling(self) -> bool:
@@ -304,7 +295,5 @@ class Request:
         )
 
     def _chunk_sizes(self) -> tuple[int, float, int]:
-        if not self._chunks:
-            return 0, 0.0, 0
-        mean = sum(size * count for size, count in self._chunks.items()) / sum(self._chunks.values())
-        return min(self._chunks), mean, max(self._chunks)
+        mean = sum(size * count for size, count in self._chunks.items()) / max(1, sum(self._chunks.values()))
+        return min(self._chunks, default=0), mean, max(self._chunks, default=0)

@@ -121,8 +121,7 @@ class Machine:
     """
 
     def __init__(self, recording: Recording, table: Profile, scheme: Scheme, *, noise: float, seed: int) -> None:
-        self.now = 0.0
-        self.ahead = False
+        self.now, self.ahead = 0.0, False
         block_size, shift = (1, 1) if scheme is AR else (recording.block_size, recording.shift)
         config = SimpleNamespace(block_size=block_size, logit_shift=shift, max_position_embeddings=1 << 20)
         self.config = cast(Any, config)
