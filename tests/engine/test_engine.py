@@ -19,9 +19,10 @@ def test_what_can_never_fit_is_refused_before_it_is_queued(tiny):
         engine.add(tiny().request("r", [1] * 510, max_new_tokens=4))
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("steps", range(8))
-def test_a_cancelled_request_is_gone_at_once_wherever_it_was(tiny, steps):
-    engine = tiny().engine(prefill_budget=8, max_rows=1)
+def test_a_cancelled_request_is_gone_at_once_wherever_it_was(tiny, steps, ahead):
+    engine = tiny().engine(prefill_budget=8, max_rows=1, ahead=ahead)
     engine.add(tiny().request("gone", range(1, 30), max_new_tokens=16, stop_ids=()))
     engine.add(tiny().request("queued", [4, 5, 6], max_new_tokens=8, stop_ids=()))
     for _ in range(steps):
@@ -112,6 +113,72 @@ def test_outputs_that_are_no_numbers_fail_the_request_they_belong_to(tiny, monke
     while engine.busy:
         assert all(name == "good" for name, _ in engine.step())
     assert engine.pool.available == 64
+
+
+def test_a_step_is_launched_before_the_one_before_is_over(tiny, monkeypatch):
+    model = tiny()
+    engine = model.engine(ahead=True)
+    told = []
+    real = engine.runner.launch
+
+    def launch(step):
+        number, wait = sum(line.startswith("launch") for line in told), real(step)
+        told.append(f"launch {number}")
+        return lambda: (told.append(f"land {number}"), wait())[1]
+
+    monkeypatch.setattr(engine.runner, "launch", launch)
+    finish(engine, [model.request("r", [1, 2, 3], max_new_tokens=8, stop_ids=())])
+    steps = sum(line.startswith("launch") for line in told)
+    assert steps > 2
+    order = [line for number in range(1, steps) for line in (f"launch {number}", f"land {number - 1}")]
+    assert told == ["launch 0", *order, f"land {steps - 1}"]
+
+
+def test_a_request_that_must_be_known_lets_every_step_be_awaited(tiny, monkeypatch):
+    model = tiny()
+    engine = model.engine(ahead=True)
+    pending = []
+    real = engine.runner.launch
+
+    def launch(step):
+        assert not (pending and any(not turn.request.params.foreseeable for turn in step.turns))
+        wait = real(step)
+        pending.append(step)
+        return lambda: (pending.remove(step), wait())[1]
+
+    monkeypatch.setattr(engine.runner, "launch", launch)
+    options = {"max_new_tokens": 12, "stop_ids": ()}
+    requests = [
+        model.request("plain", [1, 2, 3], **options),
+        model.request("penalised", [4, 5], repetition_penalty=1.3, **options),
+        model.request("late", [4, 5], temperature=0.9, **options),
+    ]
+    answers, _ = finish(engine, requests, [0, 2, 3])
+    monkeypatch.undo()
+    for request in requests:
+        again = model.request(request.id, request.tokens[: request.prompt_len], **options | {
+            "repetition_penalty": request.params.repetition_penalty, "temperature": request.params.temperature,
+        })  # fmt: skip
+        alone, _ = finish(model.engine(), [again])
+        assert alone[request.id] == answers[request.id]
+
+
+def test_a_failing_step_fails_its_requests_and_the_one_behind_it_goes_on(tiny, monkeypatch, caplog):
+    model = tiny()
+    engine = model.engine(ahead=True)
+    real, count = engine.runner.launch, []
+
+    def launch(step):
+        wait = real(step)
+        count.append(1)
+        return (lambda: 1 / 0) if len(count) == 3 else wait
+
+    monkeypatch.setattr(engine.runner, "launch", launch)
+    requests = [model.request(str(i), [1, 2, 3], max_new_tokens=30, stop_ids=()) for i in range(3)]
+    answers, ends = finish(engine, requests, [0, 1, 6])
+    assert [type(ends[str(i)]) for i in range(3)] == [Failed, Failed, Finished]
+    assert len(answers["2"]) == 30
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_logprobs_are_the_confidence_at_commit(tiny):
