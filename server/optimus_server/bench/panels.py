@@ -39,7 +39,7 @@ def draw(found: Mapping[str, Found], path: Path) -> bool:
             what = "Over HTTP" if section == "serve" else SECTIONS[section].title.replace(", ", ",\n", 1)
             panel.set_title(f"{variant} ({TITLES[variant]})\n{what}", fontsize="medium")
             if section == "serve":
-                _serve(panel, figures.serve)
+                _serve(panel, figures)
             else:
                 _lines(panel, figures.decode.get(section, {}), twin.get(section, {}) if variant == "demo" else {})
                 if (variant, section) == ("demo-sdar", "chat"):
@@ -60,18 +60,14 @@ def _lines(panel: Any, cells: Cells, twin: Cells) -> None:
         panel.plot(*zip(*mine, strict=True), ":", marker=".", color="C6", label="AR mode (Qwen3)")
 
 
-def _serve(panel: Any, report: dict[str, Any] | None) -> None:
-    if report:
-        loads = [point["load"] for point in report["points"]]
-        panel.plot(
-            loads,
-            [p["tokens_per_second"] for p in report["points"]],
-            "-",
-            marker=".",
-            color="C0",
-            linewidth=3.0,
-            label="elastic",
-        )
+def _serve(panel: Any, figures: Found) -> None:
+    if figures.serve:
+        points = [(point["load"], point["tokens_per_second"]) for point in figures.serve["points"]]
+        panel.plot(*zip(*points, strict=True), "-", marker=".", color="C0", linewidth=3.0, label="elastic, over HTTP")
+        alone = {key: cell for key, cell in figures.decode.get("chat", {}).items() if key[1] == "auto"}
+        points = sorted((batch, cell["tokens_per_second"]) for (batch, _), cell in alone.items())
+        if points:
+            panel.plot(*zip(*points, strict=True), ":", marker=".", color="C0", label="elastic, the engine alone")
 
 
 def _peers(panel: Any) -> None:
@@ -84,7 +80,7 @@ def _dress(panel: Any) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     if not panel.lines:
-        panel.set_axis_off()
+        panel.set_visible(False)
         return
     loads = sorted({load for line in panel.lines for load in line.get_xdata()})
     panel.set(xscale="log", yscale="log", xlabel="requests at once", ylabel="tokens a second")
@@ -92,7 +88,8 @@ def _dress(panel: Any) -> None:
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     low, high = panel.get_ylim()
-    panel.yaxis.set_major_locator(FixedLocator([m * 10**e for e in range(1, 7) for m in (1, 2, 5)]))
+    digits = (1, 2, 5) if high > 4 * low else range(1, 10)
+    panel.yaxis.set_major_locator(FixedLocator([digit * 10**zeros for zeros in range(7) for digit in digits]))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     panel.set_ylim(low, high)

@@ -58,7 +58,8 @@ def decode_table(cells: Cells, twin: Cells, *, beside: bool) -> str:
         row = [str(batch), *(_rate(mine.get(chunk)) for chunk in chunks)]
         row += [_rate(twin.get((batch, "1")))] if twin else []
         row += [_ratio(mine), f"up to {max(cell['host_share'] for cell in mine.values()):.0%}"]
-        row += [f"{one.tokens_per_second.get(batch, 0):,}" for one in LMDEPLOY] if beside else []
+        known = [one.tokens_per_second.get(batch) for one in LMDEPLOY] if beside else []
+        row += [f"{rate:,}" if rate else MISSING for rate in known]
         rows.append(row)
     return _table(head, rows)
 
