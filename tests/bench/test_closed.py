@@ -51,7 +51,7 @@ def test_each_step_that_is_counted_is_of_a_full_batch(loaded):
 
     def schedule():
         step = real()
-        running.append(len(step.rows))
+        running.append(len(step.turns))
         return step
 
     engine.scheduler.schedule = schedule
@@ -70,7 +70,7 @@ def test_warm_up_lasts_until_the_first_prompts_are_computed(loaded):
 
     def schedule():
         step = real()
-        computing.append({row.request.id for row in step.rows if row.request.prefilling})
+        computing.append({turn.request.id for turn in step.turns if turn.request.prefilling})
         return step
 
     engine.scheduler.schedule = schedule
