@@ -24,7 +24,7 @@ QUESTION = "How does diffusion decoding work?"
 BENCHMARKS = {
     "decode": "decoding speed of the engine, without HTTP",
     "step": "the time of a step against the least it can take",
-    "page": "the results page of the README: step and decode on a large geometry, on a GPU",
+    "page": "the results page of the README: decode, step and serve on a large geometry, on a GPU",
     "serve": "latency and throughput of a running server, over HTTP",
     "accuracy": "accuracy and tokens per step of a checkpoint, policy x chunk size",
     "simulate": "the controller against every fixed chunk size, on a simulated GPU",

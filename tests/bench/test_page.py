@@ -86,8 +86,11 @@ def test_a_process_that_hangs_is_killed(tmp_path, document, monkeypatch, capfd):
 
     monkeypatch.setattr(pages, "OPTIMUS", (sys.executable, "-c", "import time; time.sleep(60)"))
     monkeypatch.setattr(pages, "GRACE_S", 0.2)
+    monkeypatch.setattr(pages, "_checkpoint", lambda args, variant: tmp_path)
     assert page(tmp_path, document, "--minutes", "0.001") == 1
-    assert "killed after 0 s" in capfd.readouterr().err
+    shown = capfd.readouterr().err
+    assert "killed after 0 s" in shown
+    assert "0.001 minutes are over" in shown
     assert "stale figures" in document.read_text()
 
 

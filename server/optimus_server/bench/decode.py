@@ -212,7 +212,7 @@ class Bench:
         good, budget = True, self.args.budget
         for number in range(self.args.rounds):
             for place, key in enumerate(self.todo):
-                if budget and time.perf_counter() - began > budget:
+                if budget is not None and time.perf_counter() - began > budget:
                     left = len(self.todo) - place
                     print(f"round {number + 1}: {budget:g} s are over, {left} cells are left out", file=sys.stderr)
                     return good
@@ -239,7 +239,8 @@ class Bench:
         if not one.sound:
             print(f"no figures: {where}: only {one.right} of {one.judged} answers are right", file=sys.stderr)
             return False
-        said = f"{one.tokens_per_second:.0f} tokens/s, {one.step_ms:.2f} ms a step, host {one.host_share:.1%}"
+        steps = f"{one.steps} steps of {one.step_ms:.2f} ms, at most {one.slowest_ms:.2f}"
+        said = f"{one.tokens_per_second:.0f} tokens/s, TPF {one.tpf:.2f}, {steps}, host {one.host_share:.1%}"
         print(f"round {number + 1}: {where}: {said}", file=sys.stderr, flush=True)
         self.rounds[key].append(one)
         if number + 1 == self.args.rounds:

@@ -96,7 +96,10 @@ def _measure(args: argparse.Namespace, began: float) -> None:
             continue
         model = _checkpoint(args, variant)
         left = 60 * args.minutes - (time.perf_counter() - began)
-        share = max(0.0, left) * SHARES[job] / sum(SHARES[other] for other, _ in jobs[number:])
+        if left <= 0:
+            print(f"optimus bench page: {args.minutes:g} minutes are over", file=sys.stderr)
+            return
+        share = left * SHARES[job] / sum(SHARES[other] for other, _ in jobs[number:])
         path = args.work / f"{variant}-{job}.json"
         if job == "decode":
             _optimus(
