@@ -163,6 +163,27 @@ def test_a_request_that_must_be_known_lets_every_step_be_awaited(tiny, monkeypat
         assert alone[request.id] == answers[request.id]
 
 
+def test_who_found_no_room_has_it_before_the_others(tiny):
+    """Rooms for one row at a time: three requests take turns, and none waits for the ends of others."""
+    model = tiny()
+    engine = model.engine(ahead=True)
+    known = engine.scheduler.forecast.room
+    engine.scheduler.forecast.room = lambda turns: (
+        known(turns)
+        if not turns or all(turn.exact for turn in turns)
+        else (max(turn.row.width for turn in turns), sum(turn.row.width for turn in turns))
+    )
+    traces = engine.feed.subscribe(1000)
+    options = {"max_new_tokens": 40, "stop_ids": (), "policy": "block", "threshold": 1.0}
+    requests = [model.request(str(i), [1 + i] * 8, **options) for i in range(3)]
+    finish(engine, requests)
+    steps = [{row.request_id for row in trace.rows} for trace in traces.drain()]
+    whole = [step for step in steps[2:] if step][:60]
+    for name in "012":
+        seen = [number for number, step in enumerate(whole) if name in step]
+        assert max(np.diff(seen)) <= 6
+
+
 def test_a_failing_step_fails_its_requests_and_the_one_behind_it_goes_on(tiny, monkeypatch, caplog):
     model = tiny()
     engine = model.engine(ahead=True)

@@ -268,7 +268,8 @@ def _count(loop: _Loop, runner: Runner, tokenizer: Tokenizer, window: Window, co
         tokens=tokens,
         seconds=now - began,
         steps=steps,
-        host_share=1 - busy / (now - began),
+        # Steps are counted when they are over, so a window's last one may be longer than what the window has of it.
+        host_share=max(0.0, 1 - busy / (now - began)),
         slowest_ms=1e3 * slowest,
         tpf=spent.tokens / max(1, spent.steps),
         computed_per_token=spent.computed / max(1, spent.tokens),

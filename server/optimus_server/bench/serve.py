@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loads = parser.add_mutually_exclusive_group()
     loads.add_argument("--concurrency", type=positive, nargs="+", help="closed loop: clients (default: 1 4 16)")
     loads.add_argument("--rate", type=_rate, nargs="+", help="open loop: requests a second, Poisson arrivals")
-    add("--requests", type=positive, help="of each load (default: 4 a client, at least 32; 100 in an open loop)")
+    add("--requests", type=positive, help="of each load (default: 8 a client, at least 64; 100 in an open loop)")
     add("--warm-up", type=_not_negative, default=2, help="requests sent before the first load, not counted")
     add("--tasks", type=Path, help="task file (default: the demo model's held-out tasks, other ones for each load)")
     add("--task", nargs="+", default=(), metavar="NAME", help="questions of these tasks only")
@@ -168,7 +168,7 @@ async def _point(send: Send, args: argparse.Namespace, load: float, number: int,
     """
     if sys.stderr.isatty():
         print(f"load {load:g} ...", file=sys.stderr)
-    few = 100 if args.rate else max(32, 4 * int(load))
+    few = 100 if args.rate else max(64, 8 * int(load))
     questions = _questions(args, args.requests or few, number)
     async with Watch() as watch:
         if args.rate:

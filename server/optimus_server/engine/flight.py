@@ -33,6 +33,7 @@ class Flight:
                 turn.row = Row(request, start, stop, stop)
             if request.finished:
                 continue
+            request.waited = start == stop
             if start < stop:
                 turns.append(turn)
                 results.append(commits)

@@ -161,6 +161,7 @@ class Request:
         chunk: chunk size in force.
         in_flight: rows being computed whose results are not known.
         fresh: it has begun (again), and the device does not know.
+        waited: its last row found no room in its step.
     """
 
     def __init__(self, request_id: str, ids: tuple[int, ...], params: Params, *, block_size: int, shift: int) -> None:
@@ -188,12 +189,12 @@ class Request:
         self.committed[: self.prompt_len] = True
         self.frontier = self.known = self.prompt_len
         self.cached = self.exact = self.drawn = 0
-        self.prefix_hit = self.steps = self.computed = 0
+        self.prefix_hit = self.steps = self.computed = self.preemptions = 0
         self._chunks: dict[int, int] = {}
-        self.preemptions = 0
         self.created = time.perf_counter()
         self.admitted: float | None = None
-        self.finished, self.in_flight, self.fresh = False, 0, True
+        self.finished = self.waited = False
+        self.in_flight, self.fresh = 0, True
 
     @property
     def prefilling(self) -> bool:

@@ -76,8 +76,8 @@ class Scheduler:
         self._admit(turns, budget)
         positions, masks = self.forecast.room(turns)
         decision = self._decision(choice, turns, denoising, positions)
-        # What is known comes first: where room was forecast too small, it is the last that wait.
-        turns.sort(key=lambda turn: (not turn.prompt, not turn.exact))
+        # What is known comes first, then who waited: where room was forecast too small, it is the last that wait.
+        turns.sort(key=lambda turn: (not turn.prompt, not turn.exact, not turn.request.waited))
         tables = tuple([self._leases[turn.request.id].table for turn in turns])
         return Step(tuple(turns), tables, decision, positions, masks)
 
