@@ -40,10 +40,10 @@ def test_rules_follow_settings_and_checkpoint(model_dir):
     assert (rules.max_total_tokens, rules.max_input_tokens) == (500, 499)
     assert (rules.chunk, rules.threshold, rules.block_size) == (4, 0.5, 8)
     assert backend.facts.kv_tokens == 640
-    assert not backend.engine.busy
+    assert not backend.host.engine.busy
 
 
 def test_the_controller_chooses_from_the_ladder(model_dir):
-    engine = build_backend(Settings(model_id=str(model_dir), chunk_ladder="2,6", kv_pages=20)).engine
+    engine = build_backend(Settings(model_id=str(model_dir), chunk_ladder="2,6", kv_pages=20)).host.engine
     assert engine.controller.yields.rungs == (2, 6)
-    assert build_backend(Settings(model_id=str(model_dir), kv_pages=20)).engine.controller.yields.rungs[-1] == 16
+    assert build_backend(Settings(model_id=str(model_dir), kv_pages=20)).host.engine.controller.yields.rungs[-1] == 16

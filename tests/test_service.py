@@ -19,6 +19,7 @@ from optimus_server.errors import (
 from optimus_server.service import Service
 from optimus_server.text.ask import Ask
 from optimus_server.text.prompt import Prompter
+from optimus_server.thread import EngineThread
 from tests.web import BLOCK, END, ScriptedEngine, rules
 
 STEPS = [(10, 11), (12,), (13, END)]
@@ -31,13 +32,13 @@ def prompt(tokenizer):
 
 @contextlib.asynccontextmanager
 async def running(engine, max_concurrent=4):
-    service = Service(engine, block_size=BLOCK, shift=1, max_concurrent=max_concurrent)
+    service = Service(EngineThread(engine), block_size=BLOCK, shift=1, max_concurrent=max_concurrent)
     service.start()
     try:
         yield service
     finally:
         await service.stop()
-        assert not service._thread.is_alive()
+        assert not service._host._thread.is_alive()
 
 
 def answers(*steps):
@@ -332,7 +333,7 @@ def test_what_waits_is_limited_in_tokens(prompt):
     engine = ScriptedEngine(lambda request: [(1,)] * 100, step_s=0.01)
 
     async def main():
-        service = Service(engine, block_size=BLOCK, shift=1, max_concurrent=9, max_queue_tokens=100)
+        service = Service(EngineThread(engine), block_size=BLOCK, shift=1, max_concurrent=9, max_queue_tokens=100)
         service.start()
         with service.permit("a") as a, service.permit("b") as b, service.permit("c") as c:
             service.enqueue(a, 150)
@@ -355,7 +356,7 @@ def test_a_request_has_its_time(prompt):
     engine = ScriptedEngine(lambda request: [(1,)] * 10_000, step_s=0.01)
 
     async def main():
-        service = Service(engine, block_size=BLOCK, shift=1, max_concurrent=9, timeout_s=0.1)
+        service = Service(EngineThread(engine), block_size=BLOCK, shift=1, max_concurrent=9, timeout_s=0.1)
         service.start()
         with pytest.raises(TimedOut, match=r"longer than 0\.1 s"):
             await collect(service, prompt)

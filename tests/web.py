@@ -25,6 +25,7 @@ from optimus_server.settings import Settings
 from optimus_server.text.ask import Rules
 from optimus_server.text.prompt import Prompter
 from optimus_server.text.tokenizer import Tokenizer
+from optimus_server.thread import EngineThread
 from tests.tiny import edit_json, tiny_checkpoint
 
 SPECIALS = ["<|pad|>", "<|mask|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"]
@@ -212,7 +213,7 @@ def application(
     engine: Any, tokenizer: Tokenizer, *, rule: dict[str, Any] | None = None, recorder: Any = None, **settings: Any
 ) -> Any:
     facts = Facts("org/scripted", "sdar_shift", "float32", "cpu", MASK, "cpu+optimized", 4096, ladder=(1, 2, 4, 8, 16))
-    backend = ServerBackend(engine, Prompter(tokenizer, rules(**rule or {})), facts, 1, engine.feed)
+    backend = ServerBackend(EngineThread(engine), Prompter(tokenizer, rules(**rule or {})), facts, 1)
     # Most tests ask nothing of it, and it takes seconds to import.
     return create_app(Settings(**{"no_playground": True} | settings), backend, recorder)
 

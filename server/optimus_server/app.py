@@ -41,7 +41,7 @@ def create_app(settings: Settings, backend: Backend, recorder: Recorder | None =
         recorder: of the request log; closed by whoever opened it, once the last stream has ended.
     """
     service = Service(
-        backend.engine,
+        backend.host,
         block_size=backend.prompter.rules.block_size,
         shift=backend.shift,
         max_concurrent=settings.max_concurrent_requests,
@@ -50,7 +50,7 @@ def create_app(settings: Settings, backend: Backend, recorder: Recorder | None =
         tpot_s=settings.tpot_slo_ms and settings.tpot_slo_ms / 1e3,
     )
 
-    journal = Journal(recorder, backend.feed, service.load) if recorder else None
+    journal = Journal(recorder, backend.host.feed, service.load) if recorder else None
     ledger = Ledger(_metrics(service, backend), Bulletin())
     if recorder:
         counts = recorder.counts

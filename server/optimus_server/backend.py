@@ -9,20 +9,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optimus_server.api.exchange import Facts
 from optimus_server.demo import MODELS
 from optimus_server.engine.request import Failed, Request
-from optimus_server.engine.telemetry import Feed
 from optimus_server.errors import ModelError, SettingsError
-from optimus_server.inbox import EngineLike
 from optimus_server.settings import Settings, default_threads, state_directory
 from optimus_server.text.ask import Ask, Rules, Sampling
 from optimus_server.text.prompt import Prompter
 from optimus_server.text.tokenizer import Tokenizer
+from optimus_server.thread import EngineThread, Host
 
 if TYPE_CHECKING:
     import torch
@@ -44,13 +43,12 @@ GPU_KV_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What ``create_app`` serves; ``shift`` is the model's logit shift, ``feed`` what the engine tells of its steps."""
+    """What ``create_app`` serves, and where it lives; ``shift`` is the model's logit shift."""
 
-    engine: EngineLike
+    host: Host
     prompter: Prompter
     facts: Facts
     shift: int
-    feed: Feed = field(default_factory=Feed)
 
 
 def build_backend(settings: Settings) -> Backend:
@@ -87,7 +85,11 @@ def build_backend(settings: Settings) -> Backend:
     logger.info("Warm-up: %.1f s", time.perf_counter() - began)
     if not settings.no_profile:
         engine.controller.latency = LatencyModel(measured(engine, runner))
-    return Backend(engine, Prompter(tokenizer, rules), facts, config.logit_shift, engine.feed)
+    return Backend(EngineThread(engine), Prompter(tokenizer, rules), facts, config.logit_shift)
+
+
+def model_path(settings: Settings) -> Path:
+    return Path(settings.model_id) if settings.model_id else DEMO_MODEL
 
 
 def build_engine(settings: Settings) -> tuple[Engine, Runner, Path]:
@@ -105,7 +107,7 @@ def build_engine(settings: Settings) -> tuple[Engine, Runner, Path]:
     from optimus_server.models.cache import page_bytes
     from optimus_server.models.loader import load_model
 
-    path = Path(settings.model_id) if settings.model_id else DEMO_MODEL
+    path = model_path(settings)
     device = _device(settings.device)
     torch.set_num_threads(settings.threads or default_threads())
     logger.info("Loading %s on %s", settings.model_id or DEMO_MODEL_ID, device)

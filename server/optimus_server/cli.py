@@ -126,11 +126,11 @@ def _serve(args: argparse.Namespace) -> int:
         open_log = start.prepare(chosen)
 
         from optimus_server.app import create_app, instance
-        from optimus_server.backend import build_backend
+        from optimus_server.process import build
         from optimus_server.serve import Drain, Server
 
         began = time.perf_counter()
-        backend = build_backend(chosen)
+        backend = build(chosen)
         recorder = open_log(instance(chosen, backend)) if open_log else None
         if recorder:
             # After the last stream, which may end later than the application.

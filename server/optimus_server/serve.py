@@ -1,6 +1,5 @@
 """uvicorn as Optimus runs it: it drains before it stops, and can cut off a reader who takes nothing."""
 
-import gc
 import logging
 import signal
 import socket
@@ -13,6 +12,7 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from optimus_server.service import Service
+from optimus_server.thread import calm_collector
 
 logger = logging.getLogger(__name__)
 
@@ -51,11 +51,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What is loaded now stays: the collector need not look through torch's modules while streams wait. And it need
-        # not look so often: each 700 objects are 100 times a second with many streams, all of which live for seconds.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(20_000, 10, 10)
+        calm_collector()
         self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -1,13 +1,12 @@
-"""The engine's thread, and the only bridge between it and asyncio.
+"""The only bridge between the engine and asyncio.
 
-One thread owns the engine. Requests and cancellations go to it through an inbox; the events of one step come
-back in one call into the event loop, however many requests they are for. An idle engine sleeps on its inbox.
+The engine lives in a thread or in a process of its own (``Host``). Requests and cancellations go there as messages; the
+events of one step come back in one call into the event loop, however many requests they are for.
 """
 
 import asyncio
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack
@@ -20,10 +19,11 @@ from optimus_server.errors import (
     TimedOut,
     Unavailable,
 )
-from optimus_server.inbox import Add, Cancel, EngineLike, Inbox, Knobs, LoadLike, Stop, Turn
+from optimus_server.inbox import Add, Cancel, Knobs, LoadLike, Stop, Turn
 from optimus_server.mailbox import Mailbox, Traced
 from optimus_server.permits import Permits
 from optimus_server.text.prompt import Prompt
+from optimus_server.thread import Host, Told
 from optimus_server.traces import Traces
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Service:
     """Runs an engine for many readers.
 
     Args:
-        engine: owned by the service's thread from ``start`` on.
+        host: where the engine lives; it starts and ends with the service.
         block_size, shift: of the model, for the requests it makes.
         max_concurrent: permits; one request holds one from ``permit`` to the end of its answer.
         max_queue_tokens: how much may wait for its first step.
@@ -51,7 +51,7 @@ class Service:
 
     def __init__(
         self,
-        engine: EngineLike,
+        host: Host,
         *,
         block_size: int,
         shift: int,
@@ -60,27 +60,23 @@ class Service:
         timeout_s: float | None = None,
         tpot_s: float | None = None,
     ) -> None:
-        self._engine = engine
+        self._host = host
         self._block_size = block_size
         self._shift = shift
         self._permits = Permits(max_concurrent, max_queue_tokens)
         self._timeout_s = timeout_s
-        self._inbox = Inbox(lambda request, error: self._call(self._deliver, [(request.id, error)]))
         self._mailboxes: dict[str, Mailbox] = {}
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._step_began: float | None = None
-        self._undelivered: list[tuple[str, Event]] = []
         self._error: str | None = None
         self._closed = False
-        self.traces = Traces(engine.feed)
+        self.traces = Traces(host.feed)
         self.draining = False
         self.knobs = Knobs(tpot_s=tpot_s)
 
     def start(self) -> None:
-        """Start the engine's thread; its events come to the running event loop."""
+        """Start the engine; its events come to the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        self._host.start(lambda told: self._call(self._deliver, told), lambda error: self._call(self._die, error))
 
     def fail_all(self) -> None:
         """End every request now, and those still to come: their readers get ``ShuttingDown``."""
@@ -89,12 +85,11 @@ class Service:
             self._end(request_id, ShuttingDown())
 
     async def stop(self, timeout_s: float = 10.0) -> None:
-        """End the thread after its step; requests that still run end with ``ShuttingDown``."""
+        """End the engine after its step; requests that still run end with ``ShuttingDown``."""
         self.draining = True
         self.fail_all()
-        self._inbox.put(Stop())
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join, timeout_s)
+        self._host.put(Stop())
+        await asyncio.to_thread(self._host.join, timeout_s)
 
     @property
     def permits_taken(self) -> int:
@@ -110,7 +105,7 @@ class Service:
         """Why this server must be restarted; None if it need not."""
         if self._error:
             return self._error
-        began = self._step_began
+        began = self._host.step_began
         if began is not None and time.monotonic() - began > STUCK_AFTER_S:
             return f"the engine has been in one step for more than {STUCK_AFTER_S:.0f} s"
         return None
@@ -127,17 +122,17 @@ class Service:
         return "The server takes no requests now" if self.knobs.closed else None
 
     def load(self) -> LoadLike:
-        return self._engine.load()
+        return self._host.load()
 
     @property
     def held(self) -> int:
         """Requests that wait outside the engine for the end of a pause."""
-        return self._inbox.held
+        return self._host.held
 
     def turn(self, knobs: Knobs) -> None:
         """Set all knobs; the engine follows before its next step."""
         self.knobs = knobs
-        self._inbox.put(Turn(knobs))
+        self._host.put(Turn(knobs))
 
     @contextlib.contextmanager
     def permit(self, wish: str | None = None) -> Iterator[str]:
@@ -184,7 +179,7 @@ class Service:
             mailbox.put(EngineStopped(self._error))
         if self._closed:
             mailbox.put(ShuttingDown())
-        self._inbox.put(Add(request))
+        self._host.put(Add(request))
         timer = None
         if self._timeout_s is not None:
             late = TimedOut(self._timeout_s)
@@ -203,35 +198,16 @@ class Service:
             if not mailbox.over:
                 # The engine's present step may still tell of it.
                 self._permits.reserved.add(request_id)
-                self._inbox.put(Cancel(request_id))
+                self._host.put(Cancel(request_id))
 
     def _end(self, request_id: str, error: OptimusError) -> None:
         """Let a request fail now, and the engine forget it."""
         self._mailboxes[request_id].put(error)
-        self._inbox.put(Cancel(request_id))
+        self._host.put(Cancel(request_id))
 
     def cancel(self, request_id: str) -> None:
         """Let a request end early; its reader gets ``Finished`` with what it has cost."""
-        self._inbox.put(Cancel(request_id))
-
-    def _run(self) -> None:
-        try:
-            while self._inbox.act(self._engine):
-                self._step_began = time.monotonic()
-                # What a step has brought is handed on while the next one is computed.
-                self._undelivered = self._engine.step(self._hand_on)
-                self._step_began = None
-                if not self._engine.busy:
-                    self._hand_on()
-        except BaseException as error:
-            logger.exception("The engine stopped")
-            self._step_began = None
-            self._call(self._die, f"the engine stopped: {type(error).__name__}: {error}")
-
-    def _hand_on(self) -> None:
-        events, self._undelivered = self._undelivered, []
-        if events:
-            self._call(self._deliver, events)
+        self._host.put(Cancel(request_id))
 
     def _call(self, function: object, *args: object) -> None:
         assert self._loop is not None
@@ -239,7 +215,7 @@ class Service:
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(function, *args)  # type: ignore[arg-type]
 
-    def _deliver(self, events: list[tuple[str, Event | OptimusError]]) -> None:
+    def _deliver(self, events: Told) -> None:
         for request_id, event in events:
             self._permits.dequeue(request_id)
             if mailbox := self._mailboxes.get(request_id):

@@ -45,6 +45,9 @@ class Settings(BaseModel):
     hostname: str = _tgi("127.0.0.1", "address to listen on; 0.0.0.0 is every interface", min_length=1)
     port: int = _tgi(3000, "port to listen on; 0 picks a free one", short="-p", ge=0, le=65535)
     device: str | None = _ours(None, "cpu, cuda or cuda:N; default: cuda if there is one", min_length=1)
+    engine_in: Literal["thread", "process"] | None = _ours(
+        None, "where the engine runs: in a thread of the server or in a process of its own; default: process on a GPU"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = _tgi(
         None, "of weights and computation; default: float32 on cpu, bfloat16 elsewhere"
     )

@@ -59,7 +59,7 @@ def demo(tmp_path_factory):
     backend = build_backend(settings)
     with (
         recording(place, log_text="full", block_size=32) as recorder,
-        web.listening(create_app(settings, backend, recorder), backend.engine) as live,
+        web.listening(create_app(settings, backend, recorder), backend.host.engine) as live,
     ):
         yield live
         web.wait_for(lambda: live.service.idle and not live.engine.busy)

@@ -218,7 +218,7 @@ def demo(rows: int) -> Iterator[Live]:
 
     settings = Settings(max_batch_size=rows, no_playground=True, no_profile=True)
     backend = build_backend(settings)
-    with listening(create_app(settings, backend), backend.engine) as live:
+    with listening(create_app(settings, backend), backend.host.engine) as live:
         yield live
 
 

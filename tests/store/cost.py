@@ -27,6 +27,7 @@ from optimus_server.service import Service
 from optimus_server.store.migrate import migrate
 from optimus_server.store.session import log_url
 from optimus_server.text.prompt import Prompt
+from optimus_server.thread import EngineThread
 from tests.store.samples import recording, request
 
 STATIC: Unmask = "low_confidence_static"
@@ -135,7 +136,9 @@ async def _measure(model: Path, place: Path, pairs: int, block: int, requests: i
     migrate(log_url(str(place)))
     engine = Engine(load_model(model), EngineOptions(pages=512))
     config = engine.config
-    service = Service(engine, block_size=config.block_size, shift=config.logit_shift, max_concurrent=requests)
+    service = Service(
+        EngineThread(engine), block_size=config.block_size, shift=config.logit_shift, max_concurrent=requests
+    )
     with recording(str(place)) as recorder:
         journal = Journal(recorder, engine.feed, service.load)
         subscribed = engine.feed._subscriptions

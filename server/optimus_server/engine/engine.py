@@ -232,6 +232,9 @@ class Engine:
             return
         seconds, self._landed = self._clock() - max(flight.began, self._landed), self._clock()
         turns, results = flight.rows(landed, self.scheduler.forecast)
+        if not turns:
+            # All of them had ended before.
+            return
         before = [turn.request.frontier for turn in turns]
         for turn, commits in zip(turns, results, strict=True):
             if not turn.prompt:

@@ -1,0 +1,275 @@
+"""An engine in a process of its own: the ``Host`` for a GPU.
+
+A GPU's steps take milliseconds, as long as the engine's own Python and that of some hundred streams; with one
+interpreter each waits for the other. Here the engine has one to itself, and what kills it (a fault of the device, the
+kernel's hunt for memory) ends its requests with an error, not the server.
+
+The two talk through a pipe, with a thread at each end that writes and one that reads, so that nobody waits for it.
+"""
+
+import atexit
+import contextlib
+import itertools
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from optimus_server import logs
+from optimus_server.api.exchange import Facts
+from optimus_server.backend import Backend, build_backend, model_path
+from optimus_server.engine.request import NOTHING, Commits, Committed, Params, Request
+from optimus_server.engine.telemetry import Feed, RowTrace, StepTrace
+from optimus_server.errors import OptimusError
+from optimus_server.inbox import Add, LoadLike, Message, Stop, Turn
+from optimus_server.settings import Settings
+from optimus_server.text.ask import Rules
+from optimus_server.text.prompt import Prompter
+from optimus_server.text.tokenizer import Tokenizer
+from optimus_server.thread import EngineThread, Told, calm_collector
+
+logger = logging.getLogger(__name__)
+
+UNREAD = 256
+"""Traces that may wait for the pipe; of more the oldest are lost."""
+
+
+def build(settings: Settings) -> Backend:
+    """What ``create_app`` serves, with the engine where the settings want it.
+
+    Raises:
+        OptimusError: as ``build_backend``, or the engine's process has ended before it was ready.
+    """
+    if (settings.engine_in or _default(settings)) == "thread":
+        return build_backend(settings)
+    host = EngineProcess(settings)
+    about = host.about
+    prompter = Prompter(Tokenizer.load(model_path(settings)), about.rules)
+    return Backend(host, prompter, about.facts, about.shift)
+
+
+def _default(settings: Settings) -> str:
+    import torch
+
+    # Asks the driver only: the memory that a context takes on the device is for the process that uses it.
+    on_gpu = settings.device.startswith("cuda") if settings.device else torch.cuda.is_available()
+    return "process" if on_gpu else "thread"
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What is known of an engine that is ready."""
+
+    rules: Rules
+    facts: Facts
+    shift: int
+    load: LoadLike
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request as it travels: its arrays are made again where it arrives."""
+
+    id: str
+    ids: tuple[int, ...]
+    params: Params
+    block_size: int
+    shift: int
+    created: float
+
+    @classmethod
+    def of(cls, request: Request) -> "_Asked":
+        ids = tuple(request.tokens[: request.prompt_len].tolist())
+        return cls(request.id, ids, request.params, request.block_size, request.shift, request.created)
+
+    def request(self) -> Request:
+        request = Request(self.id, self.ids, self.params, block_size=self.block_size, shift=self.shift)
+        # All processes of a machine have the same clock.
+        request.created = self.created
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What the engine has to tell at once: of requests, of its steps, of its load."""
+
+    told: Told
+    traces: list[tuple[Any, ...]]
+    load: LoadLike
+
+
+@dataclass(frozen=True, slots=True)
+class _Died:
+    error: str
+
+
+class EngineProcess:
+    """A ``Host``; the process is started, and its engine built, by the constructor.
+
+    Attributes:
+        about: what is known of the engine.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.feed = Feed()
+        self._pipe, theirs = multiprocessing.Pipe()
+        # A fork would have this process' threads' locks, and could not use the GPU.
+        context = multiprocessing.get_context("spawn")
+        self._process = context.Process(target=run, args=(theirs, settings), name="engine", daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            about = self._pipe.recv()
+        except EOFError:
+            self._process.join()
+            raise OptimusError(f"the engine's process ended with exit code {self._process.exitcode}") from None
+        if isinstance(about, OptimusError):
+            raise about
+        self.about: _About = about
+        self._load: LoadLike = about.load
+        # Whatever way this process ends.
+        atexit.register(self._process.kill)
+        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._live: set[str] = set()
+        self._heard = time.monotonic()
+        self._stopping = self._paused = False
+        self._deliver: Callable[[Told], None] = lambda told: None
+        self._died: Callable[[str], None] = lambda error: None
+
+    @property
+    def step_began(self) -> float | None:
+        return self._heard if self._live else None
+
+    @property
+    def held(self) -> int:
+        return max(0, len(self._live) - self._load.running - self._load.waiting) if self._paused else 0
+
+    def start(self, deliver: Callable[[Told], None], died: Callable[[str], None]) -> None:
+        self._deliver, self._died = deliver, died
+        for work in (self._write, self._read):
+            threading.Thread(target=work, name=f"engine{work.__name__}", daemon=True).start()
+
+    def put(self, message: Message) -> None:
+        if isinstance(message, Add):
+            if not self._live:
+                self._heard = time.monotonic()
+            self._live.add(message.request.id)
+            self._outgoing.put(_Asked.of(message.request))
+            return
+        if isinstance(message, Turn):
+            self._paused = message.knobs.paused
+        self._stopping = self._stopping or isinstance(message, Stop)
+        self._outgoing.put(message)
+
+    def load(self) -> LoadLike:
+        return self._load
+
+    def join(self, timeout_s: float | None = None) -> None:
+        self._process.join(timeout_s)
+        self._process.kill()
+
+    def _write(self) -> None:
+        # The reader tells of a process that is gone.
+        with contextlib.suppress(OSError):
+            while True:
+                self._pipe.send(self._outgoing.get())
+
+    def _read(self) -> None:
+        try:
+            while True:
+                self._hear(self._pipe.recv())
+        except (EOFError, OSError):
+            self._live.clear()
+            if not self._stopping:
+                self._process.join(1.0)
+                self._died(f"the engine's process ended with exit code {self._process.exitcode}")
+
+    def _hear(self, news: _News | _Died) -> None:
+        self._heard = time.monotonic()
+        if isinstance(news, _Died):
+            self._live.clear()
+            self._died(news.error)
+            return
+        self._load = news.load
+        for request_id, event in news.told:
+            if not isinstance(event, Committed):
+                self._live.discard(request_id)
+        if news.told:
+            self._deliver(news.told)
+        for trace in news.traces:
+            self.feed.publish(unpacked(trace))
+
+
+def run(pipe: Connection, settings: Settings) -> None:
+    """What the process does: build the engine, say so, and be its host until it is told to stop or left alone."""
+    # Ctrl-C and SIGTERM are for the server, which tells this process when to stop.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    logs.set_up(as_json=settings.json_output)
+    try:
+        backend = build_backend(settings)
+    except OptimusError as error:
+        pipe.send(error)
+        return
+    host = backend.host
+    assert isinstance(host, EngineThread)
+    outgoing: queue.SimpleQueue[_News | _Died | None] = queue.SimpleQueue()
+    traces = host.feed.subscribe(UNREAD)
+
+    def deliver(told: Told) -> None:
+        outgoing.put(_News(told, [packed(trace) for trace in traces.drain()], host.load()))
+
+    def write() -> None:
+        # Nobody may be left to read.
+        with contextlib.suppress(OSError):
+            while news := outgoing.get():
+                pipe.send(news)
+
+    calm_collector()
+    pipe.send(_About(backend.prompter.rules, backend.facts, backend.shift, host.load()))
+    writer = threading.Thread(target=write, name="engine_write", daemon=True)
+    writer.start()
+    host.start(deliver, lambda error: outgoing.put(_Died(error)))
+    try:
+        message = None
+        while not isinstance(message, Stop):
+            message = pipe.recv()
+            host.put(Add(message.request()) if isinstance(message, _Asked) else message)
+        host.join()
+        outgoing.put(None)
+        writer.join()
+    except EOFError:
+        # The server is gone, and nothing in a step is worth waiting for.
+        os._exit(1)
+
+
+def packed(trace: StepTrace) -> tuple[Any, ...]:
+    """A trace with the arrays of all its rows in one piece: pickling hundreds of small ones would take too long."""
+    commits: list[Any] = [row.commits for row in trace.rows]
+    names = ("positions", "ids", "logprobs")
+    arrays = [np.concatenate([getattr(one, name) for one in (NOTHING, *commits)]) for name in names]
+    rows = [(*row._replace(commits=len(row.commits)),) for row in trace.rows]  # type: ignore[arg-type]
+    return trace.number, trace.at, trace.observed_s, trace.decision, rows, arrays
+
+
+def unpacked(parts: tuple[Any, ...]) -> StepTrace:
+    """The inverse of ``packed``."""
+    number, at, observed_s, decision, rows, (positions, ids, logprobs) = parts
+    place = RowTrace._fields.index("commits")
+    ends = list(itertools.accumulate((row[place] for row in rows), initial=0))
+    traced = []
+    for row, begin, end in zip(rows, ends, ends[1:], strict=False):
+        piece = slice(begin, end)
+        trace = RowTrace(*row)
+        commits = Commits(positions[piece], ids[piece], logprobs[piece], valid=True, offered=trace.masks)
+        traced.append(trace._replace(commits=commits))
+    return StepTrace(number, at, observed_s, decision, tuple(traced))

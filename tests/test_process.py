@@ -1,0 +1,189 @@
+"""The engine in a process of its own: the same answers, telemetry, knobs and errors; and what happens when it dies."""
+
+import asyncio
+import contextlib
+import os
+import pickle
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from optimus_server.engine.engine import Engine
+from optimus_server.engine.request import Commits, Failed, Finished, Params, Request
+from optimus_server.engine.telemetry import Decision, RowTrace, StepTrace
+from optimus_server.errors import EngineStopped, InvalidRequest, ModelError, SettingsError
+from optimus_server.inbox import Knobs, Stop
+from optimus_server.process import EngineProcess, _Asked, build, packed, unpacked
+from optimus_server.service import Service
+from optimus_server.settings import Settings
+from optimus_server.text.ask import Ask
+from optimus_server.thread import EngineThread
+from tests.web import wait_for
+
+OPTIONS = {"no_profile": True, "kv_pages": 200, "threads": 1}
+
+
+@pytest.fixture(scope="module")
+def backend():
+    backend = build(Settings(engine_in="process", **OPTIONS))
+    yield backend
+    backend.host.put(Stop())
+    backend.host.join(20)
+
+
+@contextlib.asynccontextmanager
+async def running(backend):
+    service = Service(
+        backend.host, block_size=backend.prompter.rules.block_size, shift=backend.shift, max_concurrent=64
+    )
+    service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+
+
+async def answer(service, prompt, name):
+    ids, end = [], None
+    async with contextlib.aclosing(service.submit(name, prompt)) as batches:
+        async for batch in batches:
+            for event in batch:
+                ids += getattr(event, "ids", ())
+                end = event
+    return ids, end
+
+
+def prompts(backend, count):
+    asks = (Ask(inputs=f"What is {17 + 5 * n} plus {30 + n}?", diffusion={"chunk": 4}, max_new_tokens=40) for n in range(count))
+    return [backend.prompter.prompt(ask) for ask in asks]
+
+
+def test_it_answers_as_a_thread_does(backend):
+    """Many at once, one that is cancelled, one that can never run; then it stops, and its process is gone."""
+    local = build(Settings(engine_in="thread", **OPTIONS))
+    assert isinstance(local.host, EngineThread)
+    assert isinstance(backend.host, EngineProcess)
+    assert (local.facts, local.shift, local.prompter.rules) == (backend.facts, backend.shift, backend.prompter.rules)
+
+    async def ask(backend):
+        steps = []
+        async with running(backend) as service:
+            with service.traces.watch(steps.append):
+                wanted = prompts(backend, 8)
+                told = await asyncio.gather(*(answer(service, one, f"r{n}") for n, one in enumerate(wanted)))
+                cancelled = asyncio.create_task(answer(service, wanted[0], "gone"))
+                await asyncio.sleep(0.05)
+                service.cancel("gone")
+                assert (await cancelled)[1].reason == "cancelled"
+                service.turn(Knobs(paused=True))
+                waiting = asyncio.create_task(answer(service, wanted[1], "held"))
+                await until(lambda: service.held == 1)
+                service.turn(Knobs(chunk=2))
+                held = await waiting
+                assert held[1].usage.chunk[0] == 4
+                with pytest.raises(InvalidRequest, match="max_new_tokens"):
+                    await answer(service, long(wanted[0]), "long")
+                assert service.load().running == 0
+                assert service.load().pages == 200
+        return told, steps
+
+    theirs, steps = asyncio.run(ask(backend))
+    ours, _ = asyncio.run(ask(local))
+    assert [ids for ids, _ in theirs] == [ids for ids, _ in ours]
+    assert all(isinstance(end, Finished) for _, end in theirs)
+    assert all(end.usage.queued_s < 20 for _, end in theirs)
+    rows = [row for step in steps for row in step.rows if row.request_id == "r3"]
+    said = {position: token for row in rows for position, token, _ in row.commits}
+    prompt = len(prompts(backend, 8)[3].ids)
+    assert [said[prompt + n] for n in range(len(theirs[3][0]))] == theirs[3][0]
+    wait_for(lambda: not backend.host._process.is_alive(), 20)
+
+
+async def until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+def long(prompt):
+    """What no prompter would let through."""
+    return replace(prompt, params=replace(prompt.params, max_new_tokens=100_000))
+
+
+def test_a_process_that_is_killed_ends_its_requests_and_no_more():
+    backend = build(Settings(engine_in="process", **OPTIONS))
+
+    async def run():
+        async with running(backend) as service:
+            prompt = backend.prompter.prompt(Ask(inputs="Tell me a story.", diffusion={"chunk": 1}, max_new_tokens=400))
+            asking = asyncio.create_task(answer(service, prompt, "story"))
+            await until(lambda: service.load().running)
+            assert service.broken is None
+            os.kill(backend.host._process.pid, signal.SIGTERM)  # the server's business
+            os.kill(backend.host._process.pid, signal.SIGKILL)
+            with pytest.raises(EngineStopped, match="ended with exit code -9"):
+                await asking
+            assert "exit code -9" in service.broken
+            with pytest.raises(EngineStopped):
+                service.permit().__enter__()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [({"model_id": "/nowhere"}, ModelError), ({"chunk_ladder": "1,500"}, SettingsError)],
+)
+def test_what_cannot_be_served_is_said_as_by_a_thread(settings, error):
+    said = []
+    for where in ("thread", "process"):
+        with pytest.raises(error) as raised:
+            build(Settings(engine_in=where, **settings))
+        said.append((raised.value.message, raised.value.param))
+    assert said[0] == said[1]
+
+
+def test_without_a_gpu_the_engine_is_in_a_thread():
+    host = build(Settings(device="cpu", **OPTIONS)).host
+    assert isinstance(host, EngineThread)
+    assert isinstance(host.engine, Engine)
+
+
+def test_a_trace_arrives_as_it_was_sent():
+    decision = Decision(
+        chunk=4, smallest=2, largest=8, reason="hold", rows=2, waiting=1, kv_used=0.5, positions=12, prefill=0,
+        kv_tokens=99, expected_commits=3.5, predicted_s=0.01,
+    )  # fmt: skip
+
+    def row(name, positions):
+        found = np.array(positions, dtype=np.int64)
+        commits = Commits(found, found + 100, -found / 10, valid=True, offered=5)
+        return RowTrace(name, 3, 4, 9, 4, 5, commits, 8, 2)
+
+    for rows in ((row("a", [4, 6]), row("b", []), row("c", [1])), ()):
+        trace = StepTrace(7, 1.5, 0.02, decision, rows)
+        again = unpacked(pickle.loads(pickle.dumps(packed(trace))))
+        assert (again.number, again.at, again.observed_s, again.decision) == (7, 1.5, 0.02, decision)
+        assert again.committed == trace.committed
+        for one, other in zip(again.rows, rows, strict=True):
+            assert list(one.commits) == list(other.commits)
+            assert one._replace(commits=None) == other._replace(commits=None)
+
+
+def test_a_request_arrives_as_it_was_sent():
+    request = Request("r", (5, 6, 7), Params(max_new_tokens=9, chunk=3), block_size=8, shift=1)
+    again = pickle.loads(pickle.dumps(_Asked.of(request))).request()
+    assert (again.id, again.params, again.created) == (request.id, request.params, request.created)
+    assert again.tokens.tolist() == request.tokens.tolist()
+    again.committed[3] = True
+    assert again.first_mask(0) == 4
+
+
+def test_events_and_errors_can_travel():
+    request = Request("r", (5,), Params(max_new_tokens=9), block_size=8, shift=1)
+    for told in (Finished("length", request.usage()), Failed("no", request.usage())):
+        assert pickle.loads(pickle.dumps(told)) == told
+    error = pickle.loads(pickle.dumps(InvalidRequest("too long", param="max_new_tokens")))
+    assert (error.message, error.param) == ("too long", "max_new_tokens")
