@@ -79,7 +79,7 @@ def real(model_dir):
         model_id=str(model_dir), max_batch_total_tokens=8192, max_batch_size=16, chunk=16, no_playground=True
     )
     backend = build_backend(settings)
-    with web.listening(create_app(settings, backend), backend.engine) as live:
+    with web.listening(create_app(settings, backend), backend.host.engine) as live:
         yield live
         web.wait_for(lambda: live.service.idle and not live.engine.busy)
         live.engine.check()

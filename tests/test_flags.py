@@ -35,7 +35,7 @@ def test_every_setting_has_its_flag_and_its_variable():
         "max_batch_total_tokens": 40, "max_batch_size": 6, "page_size": 16, "no_prefix_cache": True,
         "payload_limit": 99, "api_key": "k", "cors_allow_origin": "a,b", "graceful_termination_timeout": 1,
         "json_output": True, "compute_type": "x", "kv_pages": 9, "threads": 2, "tpot_slo_ms": 50.0, "no_profile": True,
-        "no_playground": True,
+        "no_playground": True, "engine_in": "process",
         "playground_load": True,
         "log_db": "x.db", "log_text": "truncate:5", "log_retention_days": 3, "log_max_mb": 9, "db_migrate": "check",
         "admin_token": "long enough", "chunk_ladder": "4,8,16",

@@ -56,7 +56,10 @@ async def answer(service, prompt, name):
 
 
 def prompts(backend, count):
-    asks = (Ask(inputs=f"What is {17 + 5 * n} plus {30 + n}?", diffusion={"chunk": 4}, max_new_tokens=40) for n in range(count))
+    asks = (
+        Ask(inputs=f"What is {17 + 5 * n} plus {30 + n}?", diffusion={"chunk": 4}, max_new_tokens=40)
+        for n in range(count)
+    )
     return [backend.prompter.prompt(ask) for ask in asks]
 
 

@@ -59,7 +59,7 @@ def small(model_dir):
         no_playground=True,
     )
     backend = build_backend(chosen)
-    with web.listening(create_app(chosen, backend), backend.engine) as live:
+    with web.listening(create_app(chosen, backend), backend.host.engine) as live:
         yield live
         wait_for(lambda: live.service.idle and not live.engine.busy)
         live.engine.check()

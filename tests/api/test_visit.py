@@ -214,7 +214,7 @@ def test_the_real_engine_s_steps_decisions_and_load(model_dir, tmp_path):
     open_log = start.prepare(settings)
     backend = build_backend(settings)
     recorder = open_log(instance(settings, backend))
-    with listening(create_app(settings, backend, recorder), backend.engine) as live:
+    with listening(create_app(settings, backend, recorder), backend.host.engine) as live:
         body = {"inputs": "hello world", "parameters": {"max_new_tokens": 40}}
         answer = live.post("/generate", body, headers={"x-request-id": "a", "authorization": "Bearer hidden"})
         assert answer.status_code == 200

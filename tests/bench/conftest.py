@@ -11,7 +11,7 @@ def demo_server():
 
     settings = Settings(max_batch_total_tokens=32_768, max_batch_size=8, no_playground=True)
     backend = build_backend(settings)
-    with web.listening(create_app(settings, backend), backend.engine) as live:
+    with web.listening(create_app(settings, backend), backend.host.engine) as live:
         yield live
         web.wait_for(lambda: live.service.idle and not live.engine.busy)
         live.engine.check()

@@ -130,7 +130,7 @@ def test_a_server_that_refuses_everything_has_no_figures(capsys, scripted, tasks
         code, shown = serve(capsys, live.url, "--tasks", path, "--concurrency", 1, "--warm-up", 0, "--max-tokens", 20)
     live.service.draining = False
     assert code == 1
-    assert "all 32 requests were refused: HTTP 503" in shown.err
+    assert "all 64 requests were refused: HTTP 503" in shown.err
 
 
 @pytest.mark.parametrize(

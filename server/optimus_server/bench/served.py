@@ -1,6 +1,5 @@
 """A server of its own for a benchmark: started, waited for, and stopped whatever happens."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -31,11 +30,11 @@ def served(model: Path, flags: Sequence[str], directory: Path, *, patience_s: fl
     """
     directory.mkdir(parents=True, exist_ok=True)
     port, log = _free_port(), directory / "server.log"
-    command = [*OPTIMUS, "serve", str(model), "--hostname", "127.0.0.1", "--port", str(port), *flags]
+    state = f"XDG_STATE_HOME={directory / 'state'}"
+    command = ["env", state, *OPTIMUS, "serve", str(model), "--hostname", "127.0.0.1", "--port", str(port), *flags]
     url = f"http://127.0.0.1:{port}"
     with log.open("w") as output:
-        environment = os.environ | {"XDG_STATE_HOME": str(directory / "state")}
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         try:
             _wait(process, url, log, patience_s)
             yield url
