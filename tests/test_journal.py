@@ -2,8 +2,7 @@
 
 import pytest
 
-from optimus_server.engine.engine import Load
-from optimus_server.engine.telemetry import Decision, Feed, RowTrace, StepTrace
+from optimus_server.engine.telemetry import Decision, Feed, Load, RowTrace, StepTrace
 from optimus_server.journal import ONE_IN, UNREAD_STEPS, Journal
 from optimus_server.store.records import DecisionRecord, LoadRecord, RequestRecord
 

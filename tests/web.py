@@ -16,9 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from optimus_server.api.exchange import Facts
 from optimus_server.app import create_app
 from optimus_server.backend import Backend as ServerBackend
-from optimus_server.engine.engine import Load
 from optimus_server.engine.request import Committed, Finished, Request, Usage
-from optimus_server.engine.telemetry import Decision, Feed, RowTrace, StepTrace
+from optimus_server.engine.telemetry import Decision, Feed, Load, RowTrace, StepTrace
 from optimus_server.errors import InvalidRequest
 from optimus_server.serve import configuration
 from optimus_server.settings import Settings

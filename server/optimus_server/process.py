@@ -28,7 +28,7 @@ from optimus_server import logs
 from optimus_server.api.exchange import Facts
 from optimus_server.backend import Backend, build_backend, model_path
 from optimus_server.engine.request import NOTHING, Commits, Committed, Params, Request
-from optimus_server.engine.telemetry import Feed, RowTrace, StepTrace
+from optimus_server.engine.telemetry import Feed, Load, RowTrace, StepTrace
 from optimus_server.errors import OptimusError
 from optimus_server.inbox import Add, LoadLike, Message, Stop, Turn
 from optimus_server.settings import Settings
@@ -52,9 +52,16 @@ def build(settings: Settings) -> Backend:
     if (settings.engine_in or _default(settings)) == "thread":
         return build_backend(settings)
     host = EngineProcess(settings)
-    about = host.about
-    prompter = Prompter(Tokenizer.load(model_path(settings)), about.rules)
-    return Backend(host, prompter, about.facts, about.shift)
+    try:
+        # Takes seconds, too: both processes load at once.
+        tokenizer = Tokenizer.load(model_path(settings))
+    except OptimusError:
+        # The engine may know better what is wrong.
+        host.ready()
+        host.kill()
+        raise
+    about = host.ready()
+    return Backend(host, Prompter(tokenizer, about.rules), about.facts, about.shift)
 
 
 def _default(settings: Settings) -> str:
@@ -113,11 +120,7 @@ class _Died:
 
 
 class EngineProcess:
-    """A ``Host``; the process is started, and its engine built, by the constructor.
-
-    Attributes:
-        about: what is known of the engine.
-    """
+    """A ``Host``. The constructor starts the process, which begins to build its engine."""
 
     def __init__(self, settings: Settings) -> None:
         self.feed = Feed()
@@ -127,6 +130,22 @@ class EngineProcess:
         self._process = context.Process(target=run, args=(theirs, settings), name="engine", daemon=True)
         self._process.start()
         theirs.close()
+        # Whatever way this process ends.
+        atexit.register(self.kill)
+        self._load: LoadLike = Load(0, 0, 0, 0)
+        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._live: set[str] = set()
+        self._heard = time.monotonic()
+        self._stopping = self._paused = False
+        self._deliver: Callable[[Told], None] = lambda told: None
+        self._died: Callable[[str], None] = lambda error: None
+
+    def ready(self) -> "_About":
+        """Wait for the engine.
+
+        Raises:
+            OptimusError: why there is none.
+        """
         try:
             about = self._pipe.recv()
         except EOFError:
@@ -134,16 +153,12 @@ class EngineProcess:
             raise OptimusError(f"the engine's process ended with exit code {self._process.exitcode}") from None
         if isinstance(about, OptimusError):
             raise about
-        self.about: _About = about
-        self._load: LoadLike = about.load
-        # Whatever way this process ends.
-        atexit.register(self._process.kill)
-        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._live: set[str] = set()
-        self._heard = time.monotonic()
-        self._stopping = self._paused = False
-        self._deliver: Callable[[Told], None] = lambda told: None
-        self._died: Callable[[str], None] = lambda error: None
+        assert isinstance(about, _About)
+        self._load = about.load
+        return about
+
+    def kill(self) -> None:
+        self._process.kill()
 
     @property
     def step_began(self) -> float | None:
@@ -175,7 +190,7 @@ class EngineProcess:
 
     def join(self, timeout_s: float | None = None) -> None:
         self._process.join(timeout_s)
-        self._process.kill()
+        self.kill()
 
     def _write(self) -> None:
         # The reader tells of a process that is gone.

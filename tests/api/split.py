@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-from optimus_server.engine.engine import Load
-from optimus_server.engine.telemetry import Feed
+from optimus_server.engine.telemetry import Feed, Load
 from optimus_server.text.tokenizer import Tokenizer
 from tests import web
 from tests.api.readers import Clock

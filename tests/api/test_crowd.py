@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from optimus_server.api import crowd
-from optimus_server.engine.engine import Load
+from optimus_server.engine.telemetry import Load
 from tests.web import wait_for
 
 LONG = "word " * 400

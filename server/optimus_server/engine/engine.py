@@ -19,7 +19,7 @@ from optimus_server.engine.request import NOTHING, Commits, Event, Failed, Finis
 from optimus_server.engine.runner import Runner
 from optimus_server.engine.scheduler import Scheduler
 from optimus_server.engine.step import Landed, Row, Step
-from optimus_server.engine.telemetry import Feed
+from optimus_server.engine.telemetry import Feed, Load
 from optimus_server.errors import InvalidRequest
 from optimus_server.models.config import ModelConfig
 from optimus_server.models.loader import LoadedModel
@@ -61,16 +61,6 @@ class StepRunner(Protocol):
     ahead: bool
 
     def launch(self, step: Step) -> Callable[[], Landed]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """How busy an engine is right now."""
-
-    running: int
-    waiting: int
-    free_pages: int
-    pages: int
 
 
 class Engine:

@@ -102,6 +102,16 @@ class StepTrace:
         return sum(len(row.commits) for row in self.rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy an engine is right now."""
+
+    running: int
+    waiting: int
+    free_pages: int
+    pages: int
+
+
 @dataclass(slots=True, eq=False)
 class Subscription:
     """A bounded mailbox of traces; ``wake`` is called on the engine's thread when it stops being empty."""
