@@ -5,7 +5,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -112,11 +112,10 @@ def _map(processes: int, function: Callable[..., Any], cases: Sequence[tuple[Any
 
 def _constant(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
     batches = args.batch or (QUICK_BATCHES if args.quick else BATCHES)
-    compared = schemes(setting.recording)
-    steps = 50 if args.quick else scenarios.STEPS
-    settings = [Setting(**(_fields(setting) | {"context": context})) for context in args.context]
-    cases = [(one, scheme, batch, steps) for one in settings for batch in batches for scheme in compared]
-    seen = _map(args.processes, scenarios.constant, cases)
+    steps = 60 if args.quick else scenarios.STEPS
+    settings = [replace(setting, context=context) for context in args.context]
+    cases = [(one, batch, steps) for one in settings for batch in batches]
+    seen: Iterator[list[Steady]] = _map(args.processes, scenarios.point, cases)
     print(
         "\nConstant load: tokens a second, elastic over the others, and changes of its level per 100 steps\n\n"
         "| context | batch | AR | block | best fixed chunk | elastic | over AR | over block | over best | chunk "
@@ -125,28 +124,21 @@ def _constant(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]
     )
     points: list[Steady] = []
     ratios = []
-    for one in settings:
-        for batch in batches:
-            row: list[Steady] = [next(seen) for _ in compared]
-            points += row
-            ar, block, *fixed, elastic = row
-            best = max(fixed, key=lambda point: point.rate)
-            ratios.append(elastic.rate / best.rate)
-            print(
-                f"| {one.context} | {batch} | {ar.rate:,.0f} | {block.rate:,.0f} | "
-                f"{best.rate:,.0f} ({best.scheme[6:]}) | "
-                f"{elastic.rate:,.0f} | {elastic.rate / ar.rate:.2f} | {elastic.rate / block.rate:.2f} | "
-                f"{ratios[-1]:.3f} | {elastic.chunk:.1f} | {elastic.changes:.1f} |",
-                flush=True,
-            )
+    for row in seen:
+        points += row
+        ar, block, *fixed, elastic = row
+        best = max(fixed, key=lambda point: point.rate)
+        ratios.append(elastic.rate / best.rate)
+        print(
+            f"| {ar.context} | {ar.batch} | {ar.rate:,.0f} | {block.rate:,.0f} | "
+            f"{best.rate:,.0f} ({best.scheme[6:]}) | {elastic.rate:,.0f} | {elastic.rate / ar.rate:.2f} | "
+            f"{elastic.rate / block.rate:.2f} | {ratios[-1]:.3f} | {elastic.chunk:.1f} | {elastic.changes:.1f} |",
+            flush=True,
+        )
     print(f"\nElastic over the best fixed chunk: mean {np.mean(ratios):.3f}, least {min(ratios):.3f}")
     if args.plots:
         plots.throughput(points, args.plots / "throughput.png")
     return [asdict(point) for point in points]
-
-
-def _fields(setting: Setting) -> dict[str, Any]:
-    return {name: getattr(setting, name) for name in setting.__dataclass_fields__}
 
 
 def _steps(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -194,10 +186,10 @@ def _course(found: Settling) -> str:
 
 def _arrivals(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
     count, rounds = (200, 3) if args.quick else (args.requests, 5)
-    compared = schemes(setting.recording)
     shapes = (False,) if args.quick else (False, True)
-    cases = [(setting, scheme, bursty, count, rounds) for bursty in shapes for scheme in compared]
-    seen = _map(args.processes, _sustained, cases)
+    seen: Iterator[list[Sustained]] = _map(
+        args.processes, _loaded, [(setting, bursty, count, rounds) for bursty in shapes]
+    )
     print(
         f"\nArrivals: requests a second with {1e3 * TPOT_S:.0f} ms a token or less for 90 % of them; "
         f"{scenarios.PROMPT} tokens of prompt, {scenarios.ANSWER} of answer\n\n"
@@ -205,25 +197,24 @@ def _arrivals(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]
         f"|{' --- |' * 9}"
     )
     points: list[Sustained] = []
-    for bursty in shapes:
-        row: list[Sustained] = [next(seen) for _ in compared]
+    for row in seen:
         points += row
         for point in row:
             print(
-                f"| {'bursts' if bursty else 'Poisson'} | {point.scheme} | {point.rate:.1f} | "
+                f"| {'bursts' if point.bursty else 'Poisson'} | {point.scheme} | {point.rate:.1f} | "
                 f"{_over(point, row[0])} | {_over(point, row[1])} | {point.rate * scenarios.ANSWER:,.0f} | "
                 f"{1e3 * point.tpot_p90_s:.1f} | {point.rows:.0f} | {point.chunk:.1f} |",
                 flush=True,
             )
     if args.plots:
-        rate = 0.6 * points[len(compared) - 1].rate
+        rate = 0.6 * next(point.rate for point in points if point.scheme == "elastic")
         course = scenarios.burst(setting, Scheme.elastic(), rate, count=min(count, int(rate * 30)))
         plots.burst(course, args.plots / "burst.png")
     return [asdict(point) for point in points]
 
 
-def _sustained(setting: Setting, scheme: Scheme, bursty: bool, count: int, rounds: int) -> Sustained:
-    return scenarios.sustained(setting, scheme, bursty=bursty, tpot_s=TPOT_S, count=count, rounds=rounds)
+def _loaded(setting: Setting, bursty: bool, count: int, rounds: int) -> list[Sustained]:
+    return scenarios.loaded(setting, bursty=bursty, tpot_s=TPOT_S, count=count, rounds=rounds)
 
 
 def _log(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:

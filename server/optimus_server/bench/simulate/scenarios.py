@@ -18,8 +18,10 @@ from optimus_server.engine.elastic.yields import rungs
 Floats = NDArray[np.float64]
 
 # A constant load is simulated for so many steps, and for this many rows but for at most this many times as many steps;
-# a third of them is its start, which does not count.
-STEPS, ROWS, MORE = 100, 16_000, 60
+# a third of them is its start, which does not count: the longest answers, 400 tokens, take 300 steps.
+STEPS, ROWS, MORE = 600, 48_000, 20
+# A fixed chunk size is run at length only if a run of so many times fewer steps leaves it this near the best.
+SHORTER, NEAR = 6, 0.06
 # A load is there for so many steps before it changes.
 BEFORE = 300
 # What 80 GB hold beside an 8B model in bf16, at 147,456 bytes a token.
@@ -80,10 +82,23 @@ def constant(setting: Setting, scheme: Scheme, batch: int, steps: int = STEPS) -
     return Steady(scheme.name, batch, setting.context, run.throughput(skip), chunk, changes)
 
 
+def point(setting: Setting, batch: int, steps: int = STEPS) -> list[Steady]:
+    """All schemes under a constant load, in their order."""
+    ar, block, *fixed, elastic = schemes(setting.recording)
+    found = [constant(setting, scheme, batch, steps // SHORTER) for scheme in fixed]
+    least = (1 - NEAR) * max(one.rate for one in found)
+    near = [
+        constant(setting, scheme, batch, steps) if one.rate > least else one
+        for scheme, one in zip(fixed, found, strict=True)
+    ]
+    first, second, last = (constant(setting, scheme, batch, steps) for scheme in (ar, block, elastic))
+    return [first, second, *near, last]
+
+
 def best_fixed(setting: Setting, batch: int) -> Scheme:
     """The fixed chunk size that a constant load is served best with."""
     fixed = [scheme for scheme in schemes(setting.recording) if scheme.name.startswith("chunk")]
-    return max(fixed, key=lambda scheme: constant(setting, scheme, batch, 40).rate)
+    return max(fixed, key=lambda scheme: constant(setting, scheme, batch, STEPS // 3).rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +121,7 @@ class Settling:
 
 
 def load_step(setting: Setting, before: int, after: int, *, steps: int = 200, seeds: int = 8) -> Settling:
-    """The load changes at once; all schemes see the same requests."""
+    """The load changes at once: everybody leaves, and others come, the same for all schemes."""
     best = best_fixed(setting, after)
     elastic, fixed, chunks = [], [], []
     for seed in range(seeds):
@@ -119,10 +134,10 @@ def load_step(setting: Setting, before: int, after: int, *, steps: int = 200, se
 
 def _step_run(setting: Setting, scheme: Scheme, before: int, after: int, steps: int) -> Run:
     world = setting.world(scheme, max(before, after))
-    draw = endless(setting.recording, setting.context, seed=setting.seed + 1)
-    world.closed(before, BEFORE, draw)
-    world.leave(before - after)
-    return world.closed(after, steps, draw)
+    first, second = (endless(setting.recording, setting.context, seed=setting.seed + add) for add in (1, 1001))
+    world.closed(before, BEFORE, first)
+    world.leave(before)
+    return world.closed(after, steps, second)
 
 
 def wrong_profile(setting: Setting, profile: Profile, batch: int, *, steps: int = 300, seeds: int = 8) -> Settling:
@@ -202,6 +217,22 @@ def sustained(
         found = serve(setting, scheme, rate, bursty=bursty, tpot_s=tpot_s, count=count)
         low, high, best = (rate, high, found) if good(found, tpot_s) else (low, rate, best)
     return best if good(best, tpot_s) else replace(best, rate=0.0)
+
+
+def loaded(setting: Setting, *, bursty: bool, tpot_s: float, count: int, rounds: int) -> list[Sustained]:
+    """The highest rate of every scheme, in their order."""
+
+    def highest(scheme: Scheme, count: int, rounds: int) -> Sustained:
+        return sustained(setting, scheme, bursty=bursty, tpot_s=tpot_s, count=count, rounds=rounds)
+
+    ar, block, *fixed, elastic = schemes(setting.recording)
+    # Two rounds fewer are four times as coarse; the best ones are then told apart.
+    found = [highest(scheme, count // 2, rounds - 2) for scheme in fixed]
+    least = 0.9 * max(one.rate for one in found)
+    near = [
+        highest(scheme, count, rounds) if one.rate > least else one for scheme, one in zip(fixed, found, strict=True)
+    ]
+    return [highest(ar, count, rounds), highest(block, count, rounds), *near, highest(elastic, count, rounds)]
 
 
 def good(seen: Sustained, tpot_s: float) -> bool:

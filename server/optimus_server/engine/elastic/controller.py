@@ -27,15 +27,18 @@ from optimus_server.engine.telemetry import Decision, Reason
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-PRICES: Floats = np.concatenate([[0.0], np.geomspace(0.003, 1.0, 24)])
+# The lowest one is not 0: a row does not compute what it expects nothing of, even where that takes no time.
+PRICES: Floats = np.concatenate([[0.002], np.geomspace(0.003, 1.0, 24)])
 
 # A level is left when what the best one would have gained since the last change, less SLACK a step, adds up to a whole
 # step's work (CUSUM): at once if it is twice as fast, in 12 steps if it is 8 % better, never for a fifth of a percent.
 SLACK, WHOLE = 0.002, 1.0
 # A batch of this share more or fewer rows than when the level was chosen is another load.
 OTHER_LOAD = 0.1
-# One block in so many is decoded at a chunk size that may be better than the best one known.
-EXPLORE = 16
+# One stretch in so many, of so many blocks, is decoded at a chunk size that may be better than the best one known.
+EXPLORE, EXPLORED = 8, 4
+# So many different draws of what the chunk sizes may be like.
+DRAWS = 4096
 # How fast the ratio of prompt positions to committed tokens follows what happens, per step.
 FOLLOW = 0.02
 
@@ -100,6 +103,7 @@ class Controller:
         self.pinned: int | None = None
         self.changes = 0
         self._ragged = ragged
+        self._draws = np.random.default_rng(0).standard_normal((DRAWS, len(yields.rungs)))
         self._level = 0
         self._regret = 0.0
         self._rows = 0
@@ -223,12 +227,17 @@ class Controller:
         return float(np.log(more / now) / (0.1 * positions))
 
     def _explore(self, rows: Sequence[Request], worth: Floats, chosen: Ints) -> None:
-        """Give some rows, for the length of a block, another rung that is worth a try."""
-        blocks = [row.frontier // self.block_size + self.yields.slot(row.id) for row in rows]
-        for place, block in enumerate(blocks):
-            if block % EXPLORE == 0:
-                better = np.flatnonzero(worth[place] + np.log1p(self.yields.doubt) > worth[place, chosen[place]])
-                chosen[place] = better[block // EXPLORE % len(better)]
+        """Give some rows, for some blocks, the rung that would be best if all were as good as a draw says they may be.
+
+        So what is nearly as good as the best known is tried often, what is certainly worse never (Thompson sampling).
+        """
+        slots = np.array([self.yields.slot(row.id) for row in rows], dtype=np.int64)
+        stretch = EXPLORED * self.block_size
+        draws = [hash((slot, row.frontier // stretch)) for slot, row in zip(slots.tolist(), rows, strict=True)]
+        tries = [place for place, draw in enumerate(draws) if draw % EXPLORE == 0]
+        if tries:
+            luck = self._draws[[draws[place] // EXPLORE % DRAWS for place in tries]]
+            chosen[tries] = (worth[tries] + self.yields.doubt(slots[tries]) * luck).argmax(1)
 
     def _missed(self, rows: Sequence[Request], tpot: Floats) -> Floats:
         """By level: time per output token over the strictest target; at most 1 is what is wanted."""

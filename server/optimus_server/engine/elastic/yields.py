@@ -17,6 +17,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from optimus_server.engine.elastic.corrections import Corrections
 from optimus_server.engine.request import Policy
 
 Floats = NDArray[np.float64]
@@ -37,11 +38,8 @@ TEMPER = 2.0
 ENDED, ANY = 128, 1.0
 # It follows them at this rate per step, since requests that begin together are in the same part of their blocks.
 SETTLE = 0.05
-# What a chunk size does otherwise than computed here is forgotten at this rate per row, and shows when it outweighs so
-# many tokens that did as computed. ``DOUBT`` is how far off it may be when nothing was seen of it.
-FORGET_ALL, TRUST, DOUBT = 0.9998, 600.0, 0.2
-# How much a rung tells about its neighbor, and that about the next.
-NEIGHBOR = 0.3
+# How much a request of each p takes after the hard ones and the easy ones.
+LIKENESS: Floats = np.stack([np.interp(np.arange(len(P)), (8, 22), ends) for ends in ((1, 0), (0, 1))], axis=1)
 
 
 def rungs(block_size: int, shift: int) -> tuple[int, ...]:
@@ -113,8 +111,9 @@ class YieldModel:
         # How much there is to know of each from its steps: 1 after one that tells kinds apart, less and less without.
         self._told = np.zeros(0)
         self.common = np.full(len(P), 1 / len(P))
-        # Commits and computed positions, each seen and expected, of every rung.
-        self._sums = np.zeros((2, 2, len(self.rungs)))
+        # The rung of each one's last row that offered masks; -1 before the first.
+        self._last = np.zeros(0, dtype=np.int64)
+        self._corrections = Corrections(len(self.rungs), LIKENESS)
 
     def slot(self, request_id: str) -> int:
         """Where a request's numbers stand; a new request may be of any kind, as those before it."""
@@ -127,9 +126,11 @@ class YieldModel:
                 np.concatenate([rows, np.zeros((more, len(P)))]) for rows in (self._evidence, self._kind)
             )
             self._told = np.concatenate([self._told, np.zeros(more)])
+            self._last = np.concatenate([self._last, np.zeros(more, dtype=np.int64)])
             self._free = list(range(old + more - 1, old - 1, -1))
         slot = self._slots[request_id] = self._free.pop()
         self._evidence[slot], self._kind[slot], self._told[slot] = 0, self.common, 0
+        self._last[slot] = -1
         return slot
 
     def close(self, request_id: str) -> None:
@@ -145,12 +146,12 @@ class YieldModel:
     def table(self, policy: Policy) -> tuple[Floats, Floats]:
         """Commits and computed positions per step, both ``[P, rungs]``, in the long run."""
         commits, computed = long_run(policy, self.rungs, self._block_size, self._shift)
-        return commits * _ratio(self._sums[0]), computed * _ratio(self._sums[1])
+        more_commits, more_computed = self._corrections.factors
+        return commits * more_commits, computed * more_computed
 
-    @property
-    def doubt(self) -> Floats:
-        """``[rungs]``, by which share each chunk size may do better than is known."""
-        return np.asarray(DOUBT / np.sqrt(1 + self._sums[0, 1] / TRUST))
+    def doubt(self, slots: Ints) -> Floats:
+        """``[slots, rungs]``, by which share each chunk size may well do better or worse than is known."""
+        return self._kind[slots] @ self._corrections.doubt
 
     def observe(self, slots: Ints, commits: Ints, wasted: Ints, width: Ints, chunks: Ints, policy: Policy) -> None:
         """Learn from the rows of one step that offered masks.
@@ -161,17 +162,18 @@ class YieldModel:
             width: positions each row computed.
             chunks: chunk size of each row.
         """
-        size = len(self.rungs)
         # A chunk size that is none of the ladder's counts as the one below.
         rung = np.searchsorted(self.rungs, chunks, side="right").clip(1) - 1
         tables, kind = long_run(policy, self.rungs, self._block_size, self._shift), self._kind[slots]
-        for sums, seen, table in zip(self._sums, (commits - wasted, width), tables, strict=True):
-            sums *= FORGET_ALL ** len(slots)
-            sums[0] += np.bincount(rung, seen, size)
-            sums[1] += np.bincount(rung, (kind * table.T[rung]).sum(1), size)
+        again = self._last[slots] == rung
+        self._last[slots] = rung
+        commits_expected, width_expected = (table.T[rung] for table in tables)
+        self._corrections.observe(
+            rung, again, kind, (commits, commits - wasted), width, (commits_expected, width_expected)
+        )
 
         # As if what a row commits were exponential. What it commits whatever its kind, at chunk 1, tells nothing.
-        mean = tables[0].T[rung]
+        mean = commits_expected
         self._evidence[slots] = FORGET * self._evidence[slots] - (commits[:, None] / mean + np.log(mean)) / TEMPER
         self._told[slots] = np.maximum(FORGET * self._told[slots], (tables[0][-1] > 1.01 * tables[0][0])[rung])
         live = [*self._slots.values(), *self._ended]
@@ -179,10 +181,3 @@ class YieldModel:
         self._kind[live] = kind / kind.sum(1, keepdims=True)
         common = ANY / len(P) + self._told[live] @ self._kind[live]
         self.common += SETTLE * (common / common.sum() - self.common)
-
-
-def _ratio(sums: Floats) -> Floats:
-    """Seen over expected, within a factor of 4; a rung takes after its neighbors."""
-    places = np.arange(sums.shape[1])
-    seen, expected = sums @ NEIGHBOR ** np.abs(np.subtract.outer(places, places)) + TRUST
-    return np.asarray((seen / expected).clip(0.25, 4))
