@@ -57,7 +57,7 @@ class Cell:
 
     @property
     def host_share(self) -> float:
-        return 1 - self.device_ms / self.step_ms
+        return max(0.0, 1 - self.device_ms / self.step_ms)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
