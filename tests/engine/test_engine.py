@@ -62,10 +62,11 @@ def test_a_failing_forward_fails_its_own_requests_only(tiny, monkeypatch, caplog
     assert engine.pool.available == 64
 
 
-def test_a_row_that_cannot_be_applied_fails_its_own_request_only(tiny, monkeypatch, caplog):
+@pytest.mark.parametrize("prompt", [3, 40])
+def test_a_row_that_cannot_be_applied_fails_its_own_request_only(tiny, monkeypatch, caplog, prompt):
     model = tiny()
-    engine = model.engine()
-    good, bad = (model.request(name, [1, 2, 3], max_new_tokens=8, stop_ids=()) for name in ("good", "bad"))
+    engine = model.engine(prefill_budget=16)
+    good, bad = (model.request(name, [1] * prompt, max_new_tokens=8, stop_ids=()) for name in ("good", "bad"))
     monkeypatch.setattr(bad, "apply", lambda *result: 1 / 0)
     events = []
     for request in (good, bad):

@@ -207,6 +207,8 @@ class Engine:
             if turn.prompt:
                 # Nothing about its result is unknown.
                 self._apply(turn.row, NOTHING)
+                if turn.request.finished:
+                    self._forget(turn.request)
             else:
                 turn.request.in_flight += 1
         return Flight(step, began, wait)

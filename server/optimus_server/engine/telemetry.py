@@ -34,7 +34,7 @@ class Decision:
         rows: requests that decode in this step.
         waiting: requests in the queue.
         kv_used: share of the KV pages in use, 0 to 1.
-        positions: computed in this step, prompt included.
+        positions: computed in this step, prompt included; if its rows were not known yet, those there is room for.
         prefill: positions of prompt among them.
         kv_tokens: KV tokens the step reads, over all rows.
         expected_commits: tokens that are expected to be committed.
