@@ -81,7 +81,8 @@ def step_table(report: Mapping[str, Any]) -> str:
         (
             [
                 str(cell["rows"] * cell["width"]), str(cell["context"]), f"{cell['step_ms']:.2f}",
-                f"{cell['dense_ms']:.2f}", f"{cell['kv_ms']:.2f}", f"{cell['ratio']:.2f}", f"{max(0.0, cell['host_share']):.0%}",
+                f"{cell['dense_ms']:.2f}", f"{cell['kv_ms']:.2f}", f"{cell['ratio']:.2f}",
+                f"{max(0.0, cell['host_share']):.0%}",
             ]
             for cell in report["cells"]
         ),
