@@ -166,7 +166,8 @@ class Bench:
         self.profile = Profile.unmeasured()
         if self.todo and self.runner.device.type == "cuda":
             self.runner.record(max_rows=max(batches), max_positions=largest)
-        if any(chunk == "auto" for _, _, chunk in self.todo):
+        # On a GPU whatever the chunk size: it also says where room in a step costs nothing.
+        if any(chunk == "auto" or self.runner.ahead for _, _, chunk in self.todo):
             self.profile = measure_profile(self.runner, max_positions=largest)
 
     def _fits(self, model: LoadedModel) -> None:

@@ -41,7 +41,8 @@ class Scheduler:
         self.max_rows = max_rows
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        self.forecast = Forecast(lambda positions, kv_tokens: controller.latency.predict(positions, kv_tokens))
+        # As measured: what is learned of step times is learned with the room that the forecast makes.
+        self.forecast = Forecast(lambda positions, kv_tokens: controller.latency.profiled(positions, kv_tokens))
         self._leases: dict[str, Lease] = {}
         self._slots: dict[str, int] = {}
         self._free_slots = list(range(max_rows - 1, -1, -1))

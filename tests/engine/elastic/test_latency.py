@@ -96,3 +96,13 @@ def test_a_profile_survives_json():
     for broken in ({}, {"positions": [1], "seconds": ["x"], "per_kv_token": 0}, {"positions": 3}):
         with pytest.raises((ValueError, KeyError, TypeError)):
             Profile.from_json(broken)
+
+
+def test_the_profile_stays_what_it_was_measured():
+    model = LatencyModel(Profile((1, 64, 256), (1.0, 1.0, 4.0), 0.001))
+    before = [model.profiled(n, k) for n, k in ((1, 0), (160, 100), (512, 0))]
+    assert before == [model.predict(n, k) for n, k in ((1, 0), (160, 100), (512, 0))] == [1.0, 2.6, 8.0]
+    for _ in range(50):
+        model.observe(200, 0, 30.0)
+    assert model.predict(200, 0) > 10
+    assert [model.profiled(n, k) for n, k in ((1, 0), (160, 100), (512, 0))] == before

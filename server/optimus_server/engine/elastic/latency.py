@@ -91,16 +91,14 @@ class LatencyModel:
 
     def predict_many(self, positions: Floats, kv_tokens: float) -> Floats:
         """Seconds for each of ``positions``; never falls with ``positions`` nor with ``kv_tokens``."""
-        knots, times = self._knots, self._corrected()
-        seconds = np.interp(positions, knots, times)
-        beyond = positions - knots[-1]
-        if len(knots) > 1 and (beyond > 0).any():
-            slope = (times[-1] - times[-2]) / (knots[-1] - knots[-2])
-            seconds = seconds + np.maximum(beyond, 0) * slope
-        return seconds + kv_tokens * self.profile.per_kv_token * math.exp(self._all)
+        return self._at(self._corrected(), positions) + kv_tokens * self.profile.per_kv_token * math.exp(self._all)
 
     def predict(self, positions: float, kv_tokens: float) -> float:
         return float(self.predict_many(np.array([positions], float), kv_tokens)[0])
+
+    def profiled(self, positions: float, kv_tokens: float) -> float:
+        """Seconds as the profile has them, without what was learned since."""
+        return float(self._at(self._seconds, np.array([positions]))[0]) + kv_tokens * self.profile.per_kv_token
 
     def observe(self, positions: int, kv_tokens: int, seconds: float) -> None:
         """Learn from one step. What is not a positive number is ignored: clocks break, servers should not."""
@@ -117,6 +115,15 @@ class LatencyModel:
         self._each[below] += RATE * (1 - share) * surprise
         self._each[above] += RATE * share * surprise
         np.clip(self._each, -LARGEST_CORRECTION, LARGEST_CORRECTION, out=self._each)
+
+    def _at(self, times: Floats, positions: Floats) -> Floats:
+        knots = self._knots
+        seconds = np.interp(positions, knots, times)
+        beyond = positions - knots[-1]
+        if len(knots) > 1 and (beyond > 0).any():
+            slope = (times[-1] - times[-2]) / (knots[-1] - knots[-2])
+            seconds = seconds + np.maximum(beyond, 0) * slope
+        return np.asarray(seconds)
 
     def _corrected(self) -> Floats:
         return np.maximum.accumulate(self._seconds * np.exp(self._all + self._each))
