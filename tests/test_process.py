@@ -83,6 +83,8 @@ def test_it_answers_as_a_thread_does(backend):
                 service.turn(Knobs(paused=True))
                 waiting = asyncio.create_task(answer(service, wanted[1], "held"))
                 await until(lambda: service.held == 1)
+                # What waits for an operator is no engine that is stuck.
+                assert backend.host.step_began is None
                 service.turn(Knobs(chunk=2))
                 held = await waiting
                 assert held[1].usage.chunk[0] == 4
@@ -124,6 +126,7 @@ def test_a_process_that_is_killed_ends_its_requests_and_no_more():
             asking = asyncio.create_task(answer(service, prompt, "story"))
             await until(lambda: service.load().running)
             assert service.broken is None
+            await until(lambda: backend.host.step_began)
             os.kill(backend.host._process.pid, signal.SIGTERM)  # the server's business
             os.kill(backend.host._process.pid, signal.SIGKILL)
             with pytest.raises(EngineStopped, match="ended with exit code -9"):
@@ -131,6 +134,26 @@ def test_a_process_that_is_killed_ends_its_requests_and_no_more():
             assert "exit code -9" in service.broken
             with pytest.raises(EngineStopped):
                 service.permit().__enter__()
+
+    asyncio.run(run())
+
+
+def test_a_process_that_falls_silent_is_stuck(monkeypatch):
+    monkeypatch.setattr("optimus_server.process.SILENT_S", 1.5)
+    backend = build(Settings(engine_in="process", **OPTIONS))
+
+    async def run():
+        async with running(backend) as service:
+            pid = backend.host._process.pid
+            await asyncio.sleep(2)
+            assert backend.host.step_began is None
+            os.kill(pid, signal.SIGSTOP)
+            await until(lambda: backend.host.step_began)
+            assert service.broken is None
+            monkeypatch.setattr("optimus_server.service.STUCK_AFTER_S", 0.0)
+            assert "in one step" in service.broken
+            os.kill(pid, signal.SIGCONT)
+            await until(lambda: backend.host.step_began is None)
 
     asyncio.run(run())
 

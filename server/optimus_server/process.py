@@ -10,7 +10,7 @@ The two talk through a pipe, with a thread at each end that writes and one that 
 import atexit
 import contextlib
 import itertools
-import logging
+import math
 import multiprocessing
 import os
 import queue
@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -27,20 +27,22 @@ import numpy as np
 from optimus_server import logs
 from optimus_server.api.exchange import Facts
 from optimus_server.backend import Backend, build_backend, model_path
-from optimus_server.engine.request import NOTHING, Commits, Committed, Params, Request
+from optimus_server.engine.request import NOTHING, Commits, Params, Request
 from optimus_server.engine.telemetry import Feed, Load, RowTrace, StepTrace
 from optimus_server.errors import OptimusError
-from optimus_server.inbox import Add, LoadLike, Message, Stop, Turn
+from optimus_server.inbox import Add, LoadLike, Message, Stop
 from optimus_server.settings import Settings
 from optimus_server.text.ask import Rules
 from optimus_server.text.prompt import Prompter
 from optimus_server.text.tokenizer import Tokenizer
 from optimus_server.thread import EngineThread, Told, calm_collector
 
-logger = logging.getLogger(__name__)
-
 UNREAD = 256
 """Traces that may wait for the pipe; of more the oldest are lost."""
+BEAT_S = 0.5
+"""The engine's process says so often that it lives, and how the engine is."""
+SILENT_S = 10.0
+"""One that has said nothing for so long is stuck, whatever it last said of its engine."""
 
 
 def build(settings: Settings) -> Backend:
@@ -107,11 +109,17 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What the engine has to tell at once: of requests, of its steps, of its load."""
+    """What the engine has to tell at once: of requests, of its steps, and what its host knows of it."""
 
     told: Told
     traces: list[tuple[Any, ...]]
     load: LoadLike
+    held: int
+    step_began: float | None
+
+    @classmethod
+    def of(cls, host: EngineThread, told: Told, traces: list[StepTrace]) -> "_News":
+        return cls(told, [packed(trace) for trace in traces], host.load(), host.held, host.step_began)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +140,10 @@ class EngineProcess:
         theirs.close()
         # Whatever way this process ends.
         atexit.register(self.kill)
-        self._load: LoadLike = Load(0, 0, 0, 0)
-        self._outgoing: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._live: set[str] = set()
-        self._heard = time.monotonic()
-        self._stopping = self._paused = False
+        self._news = _News([], [], Load(0, 0, 0, 0), 0, None)
+        self._outgoing: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._heard = math.inf
+        self._stopping = False
         self._deliver: Callable[[Told], None] = lambda told: None
         self._died: Callable[[str], None] = lambda error: None
 
@@ -154,7 +161,7 @@ class EngineProcess:
         if isinstance(about, OptimusError):
             raise about
         assert isinstance(about, _About)
-        self._load = about.load
+        self._news = replace(self._news, load=about.load)
         return about
 
     def kill(self) -> None:
@@ -162,31 +169,26 @@ class EngineProcess:
 
     @property
     def step_began(self) -> float | None:
-        return self._heard if self._live else None
+        # All processes of a machine have the same clock.
+        silent = time.monotonic() - self._heard > SILENT_S
+        return self._heard if silent else self._news.step_began
 
     @property
     def held(self) -> int:
-        return max(0, len(self._live) - self._load.running - self._load.waiting) if self._paused else 0
+        return self._news.held
 
     def start(self, deliver: Callable[[Told], None], died: Callable[[str], None]) -> None:
         self._deliver, self._died = deliver, died
+        self._heard = time.monotonic()
         for work in (self._write, self._read):
             threading.Thread(target=work, name=f"engine{work.__name__}", daemon=True).start()
 
     def put(self, message: Message) -> None:
-        if isinstance(message, Add):
-            if not self._live:
-                self._heard = time.monotonic()
-            self._live.add(message.request.id)
-            self._outgoing.put(_Asked.of(message.request))
-            return
-        if isinstance(message, Turn):
-            self._paused = message.knobs.paused
         self._stopping = self._stopping or isinstance(message, Stop)
         self._outgoing.put(message)
 
     def load(self) -> LoadLike:
-        return self._load
+        return self._news.load
 
     def join(self, timeout_s: float | None = None) -> None:
         self._process.join(timeout_s)
@@ -196,14 +198,16 @@ class EngineProcess:
         # The reader tells of a process that is gone.
         with contextlib.suppress(OSError):
             while True:
-                self._pipe.send(self._outgoing.get())
+                message = self._outgoing.get()
+                # Here rather than in the event loop: a long prompt takes a while.
+                self._pipe.send(_Asked.of(message.request) if isinstance(message, Add) else message)
 
     def _read(self) -> None:
         try:
             while True:
                 self._hear(self._pipe.recv())
         except (EOFError, OSError):
-            self._live.clear()
+            self._heard, self._news = math.inf, replace(self._news, step_began=None)
             if not self._stopping:
                 self._process.join(1.0)
                 self._died(f"the engine's process ended with exit code {self._process.exitcode}")
@@ -211,13 +215,9 @@ class EngineProcess:
     def _hear(self, news: _News | _Died) -> None:
         self._heard = time.monotonic()
         if isinstance(news, _Died):
-            self._live.clear()
             self._died(news.error)
             return
-        self._load = news.load
-        for request_id, event in news.told:
-            if not isinstance(event, Committed):
-                self._live.discard(request_id)
+        self._news = news
         if news.told:
             self._deliver(news.told)
         for trace in news.traces:
@@ -237,23 +237,26 @@ def run(pipe: Connection, settings: Settings) -> None:
         return
     host = backend.host
     assert isinstance(host, EngineThread)
-    outgoing: queue.SimpleQueue[_News | _Died | None] = queue.SimpleQueue()
+    outgoing: queue.SimpleQueue[Told | _Died | None] = queue.SimpleQueue()
     traces = host.feed.subscribe(UNREAD)
-
-    def deliver(told: Told) -> None:
-        outgoing.put(_News(told, [packed(trace) for trace in traces.drain()], host.load()))
 
     def write() -> None:
         # Nobody may be left to read.
         with contextlib.suppress(OSError):
-            while news := outgoing.get():
-                pipe.send(news)
+            while True:
+                news: Told | _Died | None = []
+                with contextlib.suppress(queue.Empty):
+                    news = outgoing.get(timeout=BEAT_S)
+                if news is None:
+                    return
+                # Packed here: the engine's thread has a step to schedule.
+                pipe.send(news if isinstance(news, _Died) else _News.of(host, news, traces.drain()))
 
     calm_collector()
     pipe.send(_About(backend.prompter.rules, backend.facts, backend.shift, host.load()))
     writer = threading.Thread(target=write, name="engine_write", daemon=True)
     writer.start()
-    host.start(deliver, lambda error: outgoing.put(_Died(error)))
+    host.start(outgoing.put, lambda error: outgoing.put(_Died(error)))
     try:
         message = None
         while not isinstance(message, Stop):

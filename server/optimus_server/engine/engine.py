@@ -222,7 +222,8 @@ class Engine:
         except Exception as error:
             self._fail_all(flight.step, error)
             return
-        seconds, self._landed = self._clock() - max(flight.began, self._landed), self._clock()
+        now = self._clock()
+        seconds, self._landed = now - max(flight.began, self._landed), now
         turns, results = flight.rows(landed, self.scheduler.forecast)
         if not turns:
             # All of them had ended before.
