@@ -1,6 +1,7 @@
-"""The synthetic engine in a process of its own: what that would spare its steps, and what it would cost.
+"""The synthetic engine in a process of its own: what that spares its steps, and what it costs.
 
-The server has its engine in a thread. This is not a part of it, but what ``prove step`` compares that thread with.
+The server's own is ``optimus_server.process``, which builds its engine from settings, so it cannot have this one.
+``prove step`` compares an engine in the server's thread with this.
 """
 
 import contextlib

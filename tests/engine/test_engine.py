@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -116,18 +118,24 @@ def test_outputs_that_are_no_numbers_fail_the_request_they_belong_to(tiny, monke
     assert engine.pool.available == 64
 
 
+def watch(engine, monkeypatch, launched, landed):
+    """Call ``launched`` and ``landed`` with the number and the step, of every step of an engine."""
+    real, numbers = engine.runner.launch, itertools.count()
+
+    def launch(step):
+        number = next(numbers)
+        launched(number, step)
+        wait = real(step)
+        return lambda: (landed(number, step), wait())[1]
+
+    monkeypatch.setattr(engine.runner, "launch", launch)
+
+
 def test_a_step_is_launched_before_the_one_before_is_over(tiny, monkeypatch):
     model = tiny()
     engine = model.engine(ahead=True)
     told = []
-    real = engine.runner.launch
-
-    def launch(step):
-        number, wait = sum(line.startswith("launch") for line in told), real(step)
-        told.append(f"launch {number}")
-        return lambda: (told.append(f"land {number}"), wait())[1]
-
-    monkeypatch.setattr(engine.runner, "launch", launch)
+    watch(engine, monkeypatch, lambda n, _: told.append(f"launch {n}"), lambda n, _: told.append(f"land {n}"))
     finish(engine, [model.request("r", [1, 2, 3], max_new_tokens=8, stop_ids=())])
     steps = sum(line.startswith("launch") for line in told)
     assert steps > 2
@@ -139,15 +147,12 @@ def test_a_request_that_must_be_known_lets_every_step_be_awaited(tiny, monkeypat
     model = tiny()
     engine = model.engine(ahead=True)
     pending = []
-    real = engine.runner.launch
 
-    def launch(step):
+    def launched(number, step):
         assert not (pending and any(not turn.request.params.foreseeable for turn in step.turns))
-        wait = real(step)
-        pending.append(step)
-        return lambda: (pending.remove(step), wait())[1]
+        pending.append(number)
 
-    monkeypatch.setattr(engine.runner, "launch", launch)
+    watch(engine, monkeypatch, launched, lambda number, _: pending.remove(number))
     options = {"max_new_tokens": 12, "stop_ids": ()}
     requests = [
         model.request("plain", [1, 2, 3], **options),
@@ -188,14 +193,7 @@ def test_who_found_no_room_has_it_before_the_others(tiny):
 def test_a_failing_step_fails_its_requests_and_the_one_behind_it_goes_on(tiny, monkeypatch, caplog):
     model = tiny()
     engine = model.engine(ahead=True)
-    real, count = engine.runner.launch, []
-
-    def launch(step):
-        wait = real(step)
-        count.append(1)
-        return (lambda: 1 / 0) if len(count) == 3 else wait
-
-    monkeypatch.setattr(engine.runner, "launch", launch)
+    watch(engine, monkeypatch, lambda *_: None, lambda number, _: 1 / (number - 2))
     requests = [model.request(str(i), [1, 2, 3], max_new_tokens=30, stop_ids=()) for i in range(3)]
     answers, ends = finish(engine, requests, [0, 1, 6])
     assert [type(ends[str(i)]) for i in range(3)] == [Failed, Failed, Finished]

@@ -4,8 +4,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optimus_kernels import slots as codes
 from optimus_kernels.paged_attention import AttentionPlan
 from optimus_kernels.slots import Rows, Slots, Turns
+
+# Rows of ``Turns.fields``, columns of ``Slots.lengths``, policies.
+_SLOT, _CHUNK, _ELASTIC, _CUT = (tl.constexpr(code) for code in (codes.SLOT, codes.CHUNK, codes.ELASTIC, codes.CUT))
+_KNOWN, _CANVAS, _POLICY = (tl.constexpr(code) for code in (codes.KNOWN, codes.CANVAS, codes.POLICY))
+_LENGTHS = tl.constexpr(codes.DONE + 1)
+_CACHED, _EXACT, _DRAWN = (tl.constexpr(code) for code in (codes.CACHED, codes.EXACT, codes.DRAWN))
+_FRONTIER, _DONE = tl.constexpr(codes.FRONTIER), tl.constexpr(codes.DONE)
+_BLOCK, _REFRESH, _STALE = (tl.constexpr(code) for code in (codes.WHOLE_BLOCK, codes.REFRESH, codes.STALE))
+_IN_BLOCK, _STREAM = tl.constexpr(codes.IN_BLOCK), tl.constexpr(codes.STREAM)
 
 _PLACES = 64
 _AT_ONCE = 64
@@ -62,30 +72,30 @@ def _rows(
     """All rows at once: where they start and stop, and which find room."""
     row = tl.arange(0, ROWS)
     real = row < count
-    slot = tl.load(fields + row, mask=real, other=0)
-    chunk = tl.load(fields + count + row, mask=real, other=1)
-    elastic = tl.load(fields + 2 * count + row, mask=real, other=0)
-    cut = tl.load(fields + 3 * count + row, mask=real, other=-1)
-    known = tl.load(fields + 4 * count + row, mask=real, other=0)
-    canvas = tl.load(fields + 6 * count + row, mask=real, other=0)
-    policy = tl.load(fields + 7 * count + row, mask=real, other=1)
-    state = lengths + slot * 6
-    cached = tl.load(state, mask=real, other=0)
-    exact = tl.load(state + 1, mask=real, other=0)
-    drawn = tl.load(state + 2, mask=real, other=0)
-    frontier = tl.load(state + 3, mask=real, other=0)
-    done = tl.load(state + 5, mask=real, other=1)
+    slot = tl.load(fields + _SLOT * count + row, mask=real, other=0)
+    chunk = tl.load(fields + _CHUNK * count + row, mask=real, other=1)
+    elastic = tl.load(fields + _ELASTIC * count + row, mask=real, other=0)
+    cut = tl.load(fields + _CUT * count + row, mask=real, other=-1)
+    known = tl.load(fields + _KNOWN * count + row, mask=real, other=0)
+    canvas = tl.load(fields + _CANVAS * count + row, mask=real, other=0)
+    policy = tl.load(fields + _POLICY * count + row, mask=real, other=_IN_BLOCK)
+    state = lengths + slot * _LENGTHS
+    cached = tl.load(state + _CACHED, mask=real, other=0)
+    exact = tl.load(state + _EXACT, mask=real, other=0)
+    drawn = tl.load(state + _DRAWN, mask=real, other=0)
+    frontier = tl.load(state + _FRONTIER, mask=real, other=0)
+    done = tl.load(state + _DONE, mask=real, other=1)
 
     base = tl.maximum(cached, known - shift)
     chunk = tl.where(elastic > 0, tl.maximum(chunk, frontier - base + 1 - shift), chunk)
     border = frontier // BLOCK * BLOCK
-    clean = ((policy == 2) | (policy == 3)) & (exact < border)
+    clean = ((policy == _REFRESH) | (policy == _STALE)) & (exact < border)
     start = tl.where(clean, tl.minimum(cached, exact), cached)
     base = tl.where(clean, tl.maximum(base, border - shift), base)
-    limit = tl.where(policy == 4, canvas, border + BLOCK)
+    limit = tl.where(policy == _STREAM, canvas, border + BLOCK)
     stop = tl.minimum(base + chunk, limit)
-    stop = tl.where((policy == 0) | ((policy == 3) & (drawn < limit)), limit, stop)
-    visible = tl.where(policy == 3, limit, stop)
+    stop = tl.where((policy == _BLOCK) | ((policy == _STALE) & (drawn < limit)), limit, stop)
+    visible = tl.where(policy == _STALE, limit, stop)
     stop = tl.where(cut >= 0, cut, stop)
     visible = tl.where(cut >= 0, cut, visible)
 
@@ -143,7 +153,7 @@ def _places(
         place = program * PLACES + tl.arange(0, PLACES)
         owner = _owner(first, count, place, PLACES, ROWS)
         inside = (place < n) & (owner < count)
-        slot = tl.load(fields + owner, mask=inside, other=0).to(tl.int64)
+        slot = tl.load(fields + _SLOT * count + owner, mask=inside, other=0).to(tl.int64)
         position = tl.load(starts + owner, mask=inside, other=0) + place - tl.load(first + owner, mask=inside, other=0)
         position = tl.where(inside, position, 0)
         token = tl.load(tokens + slot * stride + position, mask=inside, other=0)
@@ -155,8 +165,8 @@ def _places(
         place = (program - programs) * PLACES + tl.arange(0, PLACES)
         owner = _owner(bounds, count, place, PLACES, ROWS)
         inside = (place < masks) & (owner < count)
-        slot = tl.load(fields + owner, mask=inside, other=0).to(tl.int64)
-        frontier = tl.load(lengths + slot * 6 + 3, mask=inside, other=0)
+        slot = tl.load(fields + _SLOT * count + owner, mask=inside, other=0).to(tl.int64)
+        frontier = tl.load(lengths + slot * _LENGTHS + _FRONTIER, mask=inside, other=0)
         position = frontier + place - tl.load(bounds + owner, mask=inside, other=0)
         token = tl.load(tokens + slot * stride + position, mask=inside, other=0)
         known = (shift == 0) | (position % BLOCK != 0) | (position == frontier)

@@ -5,7 +5,18 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optimus_kernels import slots as codes
 from optimus_kernels.slots import Rows, Slots, Turns
+
+# Rows of ``Turns.fields``, columns of ``Slots.lengths``, the policy and the rules that are told apart.
+_SLOT, _KNOWN, _END = (tl.constexpr(code) for code in (codes.SLOT, codes.KNOWN, codes.END))
+_CANVAS, _POLICY = tl.constexpr(codes.CANVAS), tl.constexpr(codes.POLICY)
+_RULE, _TRANSFER = tl.constexpr(codes.RULE), tl.constexpr(codes.TRANSFER)
+_LENGTHS = tl.constexpr(codes.DONE + 1)
+_CACHED, _EXACT, _DRAWN = (tl.constexpr(code) for code in (codes.CACHED, codes.EXACT, codes.DRAWN))
+_FRONTIER, _STEPS, _DONE = (tl.constexpr(code) for code in (codes.FRONTIER, codes.STEPS, codes.DONE))
+_BLOCK, _DYNAMIC = tl.constexpr(codes.WHOLE_BLOCK), tl.constexpr(codes.DYNAMIC)
+_SEQUENTIAL, _ENTROPY = tl.constexpr(codes.SEQUENTIAL), tl.constexpr(codes.ENTROPY)
 
 
 def unmask_triton(
@@ -65,14 +76,14 @@ def _unmask(
     start, stop = tl.load(starts + row), tl.load(stops + row)
     if start == stop:
         return
-    slot = tl.load(fields + row).to(tl.int64)
-    known, end = tl.load(fields + 4 * count + row), tl.load(fields + 5 * count + row)
-    canvas, policy = tl.load(fields + 6 * count + row), tl.load(fields + 7 * count + row)
-    rule, transfer = tl.load(fields + 8 * count + row), tl.load(fields + 9 * count + row)
+    slot = tl.load(fields + _SLOT * count + row).to(tl.int64)
+    known, end = tl.load(fields + _KNOWN * count + row), tl.load(fields + _END * count + row)
+    canvas, policy = tl.load(fields + _CANVAS * count + row), tl.load(fields + _POLICY * count + row)
+    rule, transfer = tl.load(fields + _RULE * count + row), tl.load(fields + _TRANSFER * count + row)
     threshold, bound = tl.load(limits + row), tl.load(limits + count + row)
-    state = lengths + slot * 6
-    cached, exact, drawn = tl.load(state), tl.load(state + 1), tl.load(state + 2)
-    frontier, steps = tl.load(state + 3), tl.load(state + 4)
+    state = lengths + slot * _LENGTHS
+    cached, exact, drawn = tl.load(state + _CACHED), tl.load(state + _EXACT), tl.load(state + _DRAWN)
+    frontier, steps = tl.load(state + _FRONTIER), tl.load(state + _STEPS)
 
     column = tl.arange(0, SPAN)
     first = tl.load(bounds + row)
@@ -82,10 +93,10 @@ def _unmask(
     certain = (position % BLOCK == 0) & (shift > 0)
     key = tl.load(confidence + first + column, mask=masked, other=0.0)
     key = tl.where(certain, 1.0, key)
-    key = tl.where(rule == 2, -column.to(key.dtype), key)
+    key = tl.where(rule == _SEQUENTIAL, -column.to(key.dtype), key)
     if entropy is not None:
         disorder = tl.load(entropy + first + column, mask=masked, other=0.0)
-        key = tl.where(rule == 3, -tl.where(certain, 0.0, disorder), key)
+        key = tl.where(rule == _ENTROPY, -tl.where(certain, 0.0, disorder), key)
     least = tl.min(tl.where(masked, key, float("inf")), 0)
     key = tl.where(position == stop, least, key)
     key = tl.where(masked, key, float("-inf"))
@@ -93,12 +104,12 @@ def _unmask(
     before = (key[None, :] > key[:, None]) | ((key[None, :] == key[:, None]) & (column[None, :] < column[:, None]))
     rank = tl.sum(before.to(tl.int32), 1)
     above = tl.sum((key.to(tl.float64) > threshold).to(tl.int32), 0)
-    number = tl.where(rule == 0, tl.maximum(above, transfer), transfer)
+    number = tl.where(rule == _DYNAMIC, tl.maximum(above, transfer), transfer)
     if entropy is not None:
         cost = tl.where(masked, -key, 0.0)
         so_far = cost + tl.sum(tl.where(before, cost[None, :], 0.0), 1)
         below = tl.sum((masked & (so_far.to(tl.float64) < bound)).to(tl.int32), 0)
-        number = tl.where(rule == 3, tl.maximum(below, 1), number)
+        number = tl.where(rule == _ENTROPY, tl.maximum(below, 1), number)
     taken = masked & (rank < number)
     tl.store(chosen + first + column, taken, mask=offered)
 
@@ -117,11 +128,11 @@ def _unmask(
 
     final = tl.minimum(stop, frontier)
     whole = tl.where(start <= exact, tl.maximum(exact, final // BLOCK * BLOCK), exact)
-    settled = tl.where(policy == 0, whole, tl.maximum(whole, final))
+    settled = tl.where(policy == _BLOCK, whole, tl.maximum(whole, final))
     settled = tl.maximum(cached, tl.minimum(settled, after - shift))
-    tl.store(state, settled)
-    tl.store(state + 1, whole)
-    tl.store(state + 2, tl.maximum(drawn, stop))
-    tl.store(state + 3, after)
-    tl.store(state + 4, steps + (stop + shift > known).to(tl.int32))
-    tl.store(state + 5, ended.to(tl.int32))
+    tl.store(state + _CACHED, settled)
+    tl.store(state + _EXACT, whole)
+    tl.store(state + _DRAWN, tl.maximum(drawn, stop))
+    tl.store(state + _FRONTIER, after)
+    tl.store(state + _STEPS, steps + (stop + shift > known).to(tl.int32))
+    tl.store(state + _DONE, ended.to(tl.int32))

@@ -17,34 +17,35 @@ STYLES = {
     "4": ("C4", "-", 1.0),
     "2": ("C5", "-", 1.0),
 }
-WIDTH, HEIGHT = 4.6, 3.9
+WIDTH, HEIGHT, ACROSS = 4.6, 3.9, 3
 
 
 def draw(found: Mapping[str, Found], path: Path) -> bool:
-    """Write the PNG; variants are rows, sections columns. False if there is nothing to show."""
+    """Write the PNG, variant by variant a panel for each section. False if there is nothing to show."""
     from matplotlib.figure import Figure
 
     twin = found["demo-ar"].decode if "demo-ar" in found else {}
     rows = {name: one for name, one in found.items() if one.decode or one.serve}
     if "demo" in rows:
         rows.pop("demo-ar", None)  # its line is in demo's panels
-    columns = [section for section in SECTIONS if any(section in one.decode for one in rows.values())]
-    columns += ["serve"] if any(one.serve for one in rows.values()) else []
-    if not columns:
+    shown = [(variant, section) for variant, one in rows.items() for section in SECTIONS if section in one.decode]
+    shown += [(variant, "serve") for variant, one in rows.items() if one.serve]
+    if not shown:
         return False
-    figure = Figure(figsize=(WIDTH * len(columns), HEIGHT * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(columns), squeeze=False)
-    for line, (variant, figures) in zip(panels, rows.items(), strict=True):
-        for panel, section in zip(line, columns, strict=True):
-            what = "Over HTTP" if section == "serve" else SECTIONS[section].title.replace(", ", ",\n", 1)
-            panel.set_title(f"{variant} ({TITLES[variant]})\n{what}", fontsize="medium")
-            if section == "serve":
-                _serve(panel, figures)
-            else:
-                _lines(panel, figures.decode.get(section, {}), twin.get(section, {}) if variant == "demo" else {})
-                if (variant, section) == ("demo-sdar", "chat"):
-                    _peers(panel)
-            _dress(panel)
+    across = min(ACROSS, len(shown))
+    lines = -(-len(shown) // across)
+    figure = Figure(figsize=(WIDTH * across, HEIGHT * lines), layout="constrained")
+    for place, (variant, section) in enumerate(shown):
+        panel, figures = figure.add_subplot(lines, across, place + 1), rows[variant]
+        what = "Over HTTP" if section == "serve" else SECTIONS[section].title.replace(", ", ",\n", 1)
+        panel.set_title(f"{variant} ({TITLES[variant]})\n{what}", fontsize="medium")
+        if section == "serve":
+            _serve(panel, figures)
+        else:
+            _lines(panel, figures.decode[section], twin.get(section, {}) if variant == "demo" else {})
+            if (variant, section) == ("demo-sdar", "chat"):
+                _peers(panel)
+        _dress(panel)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
     return True
@@ -61,13 +62,13 @@ def _lines(panel: Any, cells: Cells, twin: Cells) -> None:
 
 
 def _serve(panel: Any, figures: Found) -> None:
-    if figures.serve:
-        points = [(point["load"], point["tokens_per_second"]) for point in figures.serve["points"]]
-        panel.plot(*zip(*points, strict=True), "-", marker=".", color="C0", linewidth=3.0, label="elastic, over HTTP")
-        alone = {key: cell for key, cell in figures.decode.get("chat", {}).items() if key[1] == "auto"}
-        points = sorted((batch, cell["tokens_per_second"]) for (batch, _), cell in alone.items())
-        if points:
-            panel.plot(*zip(*points, strict=True), ":", marker=".", color="C0", label="elastic, the engine alone")
+    assert figures.serve
+    points = [(point["load"], point["tokens_per_second"]) for point in figures.serve["points"]]
+    panel.plot(*zip(*points, strict=True), "-", marker=".", color="C0", linewidth=3.0, label="elastic, over HTTP")
+    alone = {key: cell for key, cell in figures.decode.get("chat", {}).items() if key[1] == "auto"}
+    points = sorted((batch, cell["tokens_per_second"]) for (batch, _), cell in alone.items())
+    if points:
+        panel.plot(*zip(*points, strict=True), ":", marker=".", color="C0", label="elastic, the engine alone")
 
 
 def _peers(panel: Any) -> None:
@@ -79,9 +80,6 @@ def _peers(panel: Any) -> None:
 def _dress(panel: Any) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    if not panel.lines:
-        panel.set_visible(False)
-        return
     loads = sorted({load for line in panel.lines for load in line.get_xdata()})
     panel.set(xscale="log", yscale="log", xlabel="requests at once", ylabel="tokens a second")
     panel.xaxis.set_major_locator(FixedLocator(loads))
