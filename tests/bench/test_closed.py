@@ -1,9 +1,9 @@
-from collections import Counter
 from itertools import islice
 
 import pytest
 
-from optimus_server.bench.closed import Asked, Round, Window, in_the_middle, measure
+from optimus_server.bench.asked import Asked
+from optimus_server.bench.closed import Round, Window, measure
 from optimus_server.bench.workload import Workload
 from optimus_server.demo import MODELS
 from optimus_server.engine.engine import Engine, EngineOptions
@@ -100,19 +100,6 @@ def test_an_answer_that_does_not_end_is_wrong(loaded):
     for one in asked:
         assert len(one.answer) < one.room(2048) < 2 * len(one.answer) + 33
         assert one.room(len(one.ids) + 3) == 3
-
-
-def test_a_loop_is_met_at_random_points_of_long_and_short_answers(loaded):
-    _, _, asked = loaded
-    short = Asked(asked[0].question, (1,), (7,) * 10)
-    long = Asked(asked[1].question, (2,), (8,) * 30)
-    found = in_the_middle([short, long], 4000)
-    assert Counter(one.prompt for one in found) == {(1,): 1000, (2,): 3000}
-    told = sorted(one.told for one in found if one.prompt == (2,))
-    assert (told[0], told[-1]) == (0, 29)
-    assert 14 < sum(told) / len(told) < 15
-    for one in found:
-        assert one.ids == one.prompt + one.answer[: one.told]
 
 
 def test_a_window_in_which_a_kernel_is_compiled_is_opened_anew(loaded, monkeypatch):

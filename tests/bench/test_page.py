@@ -94,6 +94,15 @@ def test_a_process_that_hangs_is_killed(tmp_path, document, monkeypatch, capfd):
     assert "stale figures" in document.read_text()
 
 
+def test_what_is_no_report_is_refused_before_anything_runs(tmp_path, document, capsys):
+    other = tmp_path / "other.json"
+    for text, why in (("{", "cannot be read"), ("[]", "no report of `optimus bench serve`")):
+        other.write_text(text)
+        assert page(tmp_path, document, "--against", str(other)) == 2
+        assert why in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
 def test_without_figures_nothing_is_written(tmp_path, document, capsys):
     assert page(tmp_path, document, "--no-measure") == 1
     assert "no figures" in capsys.readouterr().err

@@ -4,6 +4,8 @@ import json
 import pytest
 
 from optimus_server.cli import main
+from optimus_server.demo import MODELS
+from optimus_server.text.tokenizer import Tokenizer
 
 
 def serve(capsys, url, *flags):
@@ -65,6 +67,20 @@ def test_the_demo_model_in_an_open_loop_through_tgis_route(tmp_path, capsys, dem
     assert point["counted"] == "usage"
     # answers of about 20 tokens, so both APIs count alike
     assert 100 < point["tokens"] < 1000
+
+
+def test_tokens_of_the_text_instead_of_the_servers_usage(tmp_path, capsys, scripted, tasks):
+    live, path, figures = scripted("hello world"), tasks({"prompt": "a"}), tmp_path / "figures.json"
+    flags = ("--tasks", path, "--concurrency", 1, "--requests", 3, "--max-tokens", 20, "--json", figures)
+    code, shown = serve(capsys, live.url, *flags, "--count", "text", "--tokenizer", MODELS / "demo")
+    assert code == 0, shown.err
+    (point,) = json.loads(figures.read_text())["points"]
+    tokens = len(Tokenizer.load(MODELS / "demo").encode("hello world"))
+    assert (point["tokens"], point["counted"]) == (3 * tokens, "text")
+    assert "tokens are those of the answers' text" in shown.out
+    code, shown = serve(capsys, live.url, *flags, "--count", "text")
+    assert code == 2
+    assert "--tokenizer" in shown.err
 
 
 def test_a_task_file_goes_round(tmp_path, capsys, scripted, tasks):

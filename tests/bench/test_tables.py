@@ -14,7 +14,7 @@ CELLS = {
 
 
 def test_decode_table():
-    lines = decode_table(CELLS, {}, beside=False).replace(MISSING, "~").splitlines()
+    lines = decode_table(CELLS, {}).replace(MISSING, "~").splitlines()
     assert lines == [
         "| batch | elastic | block 32 | chunk 8 | AR (chunk 1) | elastic / best fixed | waiting for host |",
         "| --- | --- | --- | --- | --- | --- | --- |",
@@ -23,17 +23,12 @@ def test_decode_table():
     ]
 
 
-def test_a_twin_and_another_engine_stand_beside():
-    lines = (
-        decode_table({(3, "8"): cell(50.0), (4, "8"): cell(60.0)}, {(4, "1"): cell(40.0)}, beside=True)
-        .replace(MISSING, "~")
-        .splitlines()
-    )
-    assert lines[0].endswith(
-        "| AR mode (Qwen3) | elastic / best fixed | waiting for host | LMDeploy block 32, H100 | LMDeploy AR, H100 |"
-    )
-    assert lines[2] == "| 3 | 50 (1.0) | ~ | ~ | up to 10% | ~ | ~ |"
-    assert lines[3] == "| 4 | 60 (1.0) | 40 (1.0) | ~ | up to 10% | 1,020 | 523 |"
+def test_a_twin_stands_beside():
+    cells = {(3, "8"): cell(50.0), (4, "8"): cell(60.0)}
+    lines = decode_table(cells, {(4, "1"): cell(40.0)}).replace(MISSING, "~").splitlines()
+    assert lines[0].endswith("| AR mode (Qwen3) | elastic / best fixed | waiting for host |")
+    assert lines[2] == "| 3 | 50 (1.0) | ~ | ~ | up to 10% |"
+    assert lines[3] == "| 4 | 60 (1.0) | 40 (1.0) | ~ | up to 10% |"
 
 
 def test_step_and_serve_tables():
@@ -49,9 +44,22 @@ def test_step_and_serve_tables():
     )
 
 
-def test_only_the_benchmark_against_other_engines_names_them():
+def test_another_server_stands_beside_what_was_served_to_as_many():
+    def point(load, rate):
+        return {"load": load, "requests_per_second": 1.0, "tokens_per_second": rate, "ttft": None, "tpot": None,
+                "right": 3, "judged": 4}  # fmt: skip
+
+    other = {"label": "Another 1.2", "points": [point(16.0, 50.0)]}
+    ours = {"points": [point(1.0, 10.0), point(16.0, 125.0)]}
+    head, _, *rows = serve_table(ours, [other]).replace(MISSING, "~").splitlines()
+    assert head.endswith("| right | Another 1.2: tokens/s | right | ours / its |")
+    assert rows[0].endswith("| 3 of 4 | ~ | ~ | ~ |")
+    assert rows[1].endswith("| 3 of 4 | 50 | 3 of 4 | 2.50 |")
+    assert serve_table(ours, [other]) in tables({"demo-sdar": Found(serve=ours)}, "sdar-8b", [other])
+
+
+def test_tables_go_by_variant_and_section():
     text = tables({"demo": Found({"chat": CELLS}), "demo-sdar": Found({"chat": CELLS, "story": CELLS})}, "sdar-8b")
-    assert text.count("| LMDeploy block 32, H100 |") == text.count("LMDeploy: version 0.18.0") == 1
     assert text.index("demo as sdar-8b, shifted logits") < text.index("demo-sdar as sdar-8b, no shift")
     assert text.index("**Mixed tasks") < text.index("**Stories")
 
@@ -74,14 +82,15 @@ def test_the_plot_has_a_panel_a_section(tmp_path):
     }
     matplotlib.figure.Figure.savefig = keep
     try:
-        assert draw(found, tmp_path / "plot.png")
+        other = {"label": "Another 1.2", "points": [{"load": 4, "tokens_per_second": 3.0}]}
+        assert draw(found, tmp_path / "plot.png", [other])
     finally:
         matplotlib.figure.Figure.savefig = real
     seen = [[line.get_label() for line in panel.lines] for panel in figures[0].axes]
     lines = ["elastic", "block 32", "chunk 8", "AR (chunk 1)"]
     assert seen == [
         [*lines, "AR mode (Qwen3)"],
-        [*lines, "LMDeploy block 32, H100", "LMDeploy AR, H100"], lines,
-        ["elastic, over HTTP", "elastic, the engine alone"],
+        lines, lines,
+        ["elastic, over HTTP", "elastic, the engine alone", "Another 1.2"],
     ]  # fmt: skip
     assert not draw({"demo": Found(step={"cells": []})}, tmp_path / "none.png")

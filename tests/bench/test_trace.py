@@ -69,6 +69,15 @@ def test_completions_have_text_in_the_choice_and_maybe_no_usage():
     assert trace.tpot == 1.0
 
 
+def test_what_a_server_counts_beyond_the_end_is_no_text():
+    found = recording(chat("hello"), chat(" world"), chat("", "stop", usage={"completion_tokens": 32}), DONE)
+    assert read(found, "openai").tokens == 32
+    trace = read(found, "openai", length=lambda text: len(text.split()))
+    assert (trace.text, trace.tokens, trace.counted) == ("hello world", 2, "text")
+    assert sum(tokens for _, tokens in trace.deliveries) == pytest.approx(2)
+    assert trace.tpot == pytest.approx(1 / (2 * 6 / 11))
+
+
 def test_tgi_has_an_event_for_each_token():
     last = token("", generated_text="hello world", details={"generated_tokens": 3})
     trace = read(recording(token("hello") + token(" world"), last), "tgi")

@@ -4,6 +4,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optimus_kernels.overlap import follow, overlap
+
 _BLOCK = 1024
 
 
@@ -11,12 +13,15 @@ def silu_mul_triton(gate_up: Tensor) -> Tensor:
     """See ``silu_mul``."""
     n, width = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty((n, width))
-    _silu_mul[(n, triton.cdiv(width, _BLOCK))](gate_up, out, width, gate_up.stride(0), BLOCK=_BLOCK, num_warps=4)
+    _silu_mul[(n, triton.cdiv(width, _BLOCK))](
+        gate_up, out, width, gate_up.stride(0), BLOCK=_BLOCK, num_warps=4, **overlap(gate_up.device)
+    )
     return out
 
 
 @triton.jit
-def _silu_mul(gate_up, out, width, stride, BLOCK: tl.constexpr):
+def _silu_mul(gate_up, out, width, stride, BLOCK: tl.constexpr, OVERLAP: tl.constexpr):
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width

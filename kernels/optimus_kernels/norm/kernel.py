@@ -5,6 +5,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optimus_kernels.overlap import follow, overlap
+
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """See ``rms_norm``; the sum is rounded to x's type before it is normed, as the reference does."""
@@ -24,12 +26,16 @@ def rms_norm_triton(x: Tensor, weight: Tensor, eps: float, residual: Tensor | No
         0 if residual is None else residual.stride(0),
         BLOCK=block,
         num_warps=max(1, min(16, block // 512)),
+        **overlap(x.device),
     )
     return out, total
 
 
 @triton.jit
-def _rms_norm(x, residual, weight, out, total, width, eps, x_stride, residual_stride, BLOCK: tl.constexpr):
+def _rms_norm(
+    x, residual, weight, out, total, width, eps, x_stride, residual_stride, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+):
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width

@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optimus_kernels.overlap import follow, overlap
 from optimus_kernels.paged_attention.plan import AttentionPlan
 from optimus_kernels.paged_attention.tile import Tile, default_splits, default_tile
 
@@ -79,6 +80,7 @@ def paged_attention_triton(
         BLOCK_N=tile.n,
         STAGES=tile.stages,
         num_warps=tile.warps,
+        **overlap(q.device),
     )
     if weights is not None:
         block = 8
@@ -92,6 +94,7 @@ def paged_attention_triton(
             DIM_PAD=triton.next_power_of_2(dim),
             BLOCK=block,
             num_warps=4,
+            **overlap(q.device),
         )
     return out
 
@@ -128,8 +131,10 @@ def _attend(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STAGES: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """One tile of queries, one KV head, one part of the keys."""
+    follow(OVERLAP)
     GROUP: tl.constexpr = HEADS // KV_HEADS
     STRIDE: tl.constexpr = KV_HEADS * DIM
     # Where steps do not cross pages, one page id serves all keys of a step.
@@ -250,8 +255,10 @@ def _merge(
     DIM: tl.constexpr,
     DIM_PAD: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Weigh the parts of each (position, head) line by their shares of the softmax."""
+    follow(OVERLAP)
     line = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = line < lines
     d = tl.arange(0, DIM_PAD)

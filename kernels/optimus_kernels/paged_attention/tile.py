@@ -1,9 +1,10 @@
 """How the attention kernel's work is cut: measured choices."""
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
+
+from optimus_kernels.device import cores, shared_memory
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ def default_tile(dim: int, element_size: int, device: torch.device) -> Tile:
     """One tile for decoding and prefill, with as many stages as the card's shared memory holds, 3 at most."""
     # fp32 has no tensor cores, and would not fit the registers
     side = 64 if element_size <= 2 else 16
-    most = (_shared_memory(device) // (side * dim * element_size) - 1) // 2
+    most = (shared_memory(device) // (side * dim * element_size) - 1) // 2
     return Tile(m=side, n=side, warps=4, stages=max(1, min(3, most)))
 
 
@@ -40,19 +41,4 @@ def default_splits(programs: int, reach: int, device: torch.device) -> int:
 
     More parts cost more to merge than they gain: on 132 cores, 512 programs of 2,048 keys take 9 % longer in two parts.
     """
-    return max(1, min(_cores(device) // programs, reach // _KEYS_PER_SPLIT, _MOST_SPLITS))
-
-
-@cache
-def _cores(device: torch.device) -> int:
-    """Multiprocessors of a GPU."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 8
-
-
-@cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that a program may have of a core's shared memory."""
-    if device.type != "cuda":
-        return 2**16
-    # torch has it, its stubs do not
-    return int(getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 * 2**10))
+    return max(1, min(cores(device) // programs, reach // _KEYS_PER_SPLIT, _MOST_SPLITS))

@@ -7,6 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from optimus_kernels.overlap import follow, overlap
+
 _HEADS_PER_PROGRAM = 16
 
 
@@ -43,6 +45,7 @@ def norm_rotate_store_triton(
         TURN=table.shape[-1],
         BLOCK=_HEADS_PER_PROGRAM,
         num_warps=8,
+        **overlap(qkv.device),
     )
     return q
 
@@ -65,8 +68,10 @@ def _norm_rotate_store(
     DIM_PAD: tl.constexpr,
     TURN: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr,
 ):
     """Some heads of one position; the last KV_HEADS are v's, which are only stored."""
+    follow(OVERLAP)
     n = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     d = tl.arange(0, DIM_PAD)

@@ -8,11 +8,10 @@ part of the prompt. Without that all prompts would be computed at once, and all 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, cycle
-from random import Random
+from itertools import cycle
 
+from optimus_server.bench.asked import Asked, evenly, in_the_middle
 from optimus_server.bench.compilations import compilations
-from optimus_server.demo.evaluate import Question
 from optimus_server.engine.engine import Engine
 from optimus_server.engine.request import Committed, Event, Failed, Finished, Params, Policy, Request, Usage
 from optimus_server.engine.runner import Runner
@@ -22,34 +21,10 @@ from optimus_server.text.tokenizer import Tokenizer
 RIGHT_ENOUGH = 0.9
 # Where only open-ended tasks were asked for: at large chunks 0.9 of its stories are sound.
 SOUND_ENOUGH = 0.8
-# One more waits for so many that run, so that the batch stays full while the end of one is told.
+# So many wait, and one more for so many that run, so that the batch stays full while the ends of some are told.
 SPARE = 4
 # A kernel is compiled for a few kinds of shapes; a window that is opened more often than that tells of a fault.
 WINDOWS = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A question in tokens; of its wanted answer ``told`` are part of the prompt."""
-
-    question: Question
-    prompt: tuple[int, ...]
-    answer: tuple[int, ...]
-    told: int = 0
-
-    @classmethod
-    def of(cls, question: Question, tokenizer: Tokenizer) -> "Asked":
-        inputs = question.inputs
-        ids = tokenizer.encode(inputs) if isinstance(inputs, str) else tokenizer.encode_chat(inputs)[0]
-        return cls(question, ids, tokenizer.encode(question.answer))
-
-    @property
-    def ids(self) -> tuple[int, ...]:
-        return self.prompt + self.answer[: self.told]
-
-    def room(self, capacity: int) -> int:
-        """Tokens that the rest of the answer may have: twice what is wanted. Who needs more is wrong."""
-        return min(2 * (len(self.answer) - self.told) + 32, capacity - len(self.ids))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,26 +79,6 @@ class Round:
     def sound(self) -> bool:
         """Whether the answers are right enough. One wrong answer of a few proves nothing."""
         return self.right > 0 and self.right >= self.enough * self.judged - 1
-
-
-def in_the_middle(asked: Sequence[Asked], count: int, seed: int = 0) -> list[Asked]:
-    """``count`` requests as a loop over ``asked`` holds them at some moment.
-
-    Long answers are met more often than short ones: two answers of 10 and 30 tokens, one request of four is in the
-    first.
-    """
-    rng = Random(seed)
-    ends = list(accumulate(len(one.answer) for one in asked))
-    found = []
-    place = 0
-    for number in range(count):
-        point = (number + rng.random()) / count * ends[-1]
-        while ends[place] <= point:
-            place += 1
-        one = asked[place]
-        found.append(Asked(one.question, one.prompt, one.answer, int(point) - (ends[place] - len(one.answer))))
-    rng.shuffle(found)
-    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,11 +182,12 @@ def measure(
     def params(room: int) -> Params:
         return Params(max_new_tokens=room, stop_ids=stop_ids, policy=policy, chunk=chunk)
 
+    asked = evenly(asked)
     loop = _Loop(engine, params, cycle(asked))
     for one in in_the_middle(asked, engine.options.max_rows):
         loop.add(one)
     first = set(loop.running)
-    for _ in range(max(2, engine.options.max_rows // SPARE)):
+    for _ in range(max(SPARE, engine.options.max_rows // SPARE)):
         loop.add(next(loop.coming))
     steps = 0
     while steps < window.warm_up or not first <= loop.begun:
@@ -282,7 +238,7 @@ def _count(loop: _Loop, runner: Runner, tokenizer: Tokenizer, window: Window, co
 def _judge(
     ended: Sequence[tuple[Asked, list[int], Usage]], tokenizer: Tokenizer, stop_ids: Collection[int]
 ) -> tuple[list[bool], bool]:
-    """Whether each of those that can be scored is right, or each of all if none can; and which of both it was."""
+    """Whether each of those that can be scored is right, or each of all if none can; and which it was."""
     scored = any(one.question.scored for one, _, _ in ended)
     verdicts = [
         one.question.accepts(tokenizer.decode([i for i in (*one.answer[: one.told], *said) if i not in stop_ids]))

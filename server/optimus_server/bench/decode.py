@@ -24,7 +24,8 @@ from typing import Any, cast
 
 import torch
 
-from optimus_server.bench.closed import Asked, Round, Window, measure
+from optimus_server.bench.asked import Asked
+from optimus_server.bench.closed import Round, Window, measure
 from optimus_server.bench.flags import machine, positive
 from optimus_server.bench.workload import WORKLOADS, Workload, add_workload, workload_of
 from optimus_server.demo import MODELS

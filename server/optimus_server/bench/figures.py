@@ -52,7 +52,7 @@ class Point:
         attainment: share of all requests within the SLO; refused ones are not.
         tpot: time per token after the first delivery; per_token: whole time / all tokens.
         gap: between the deliveries of one stream.
-        counted: whether every server's usage said how many tokens there were, or events were counted.
+        counted: what said how many tokens there were: usage, text, or events if any answer had no usage.
     """
 
     load: float
@@ -89,6 +89,7 @@ def summarise(traces: Sequence[Trace], load: float, slo: Slo, client: dict[str, 
     inside = [trace for trace in done if trace.end <= stop]
     delivered = sum(tokens for trace in done for when, tokens in trace.deliveries if when <= stop)
     judged = [trace for trace in done if trace.question.scored]
+    counted = {trace.counted for trace in done} or {"usage"}
     return Point(
         load=load,
         requests=len(traces),
@@ -99,7 +100,7 @@ def summarise(traces: Sequence[Trace], load: float, slo: Slo, client: dict[str, 
         goodput=sum(map(slo.met, inside)) / seconds,
         attainment=sum(map(slo.met, traces)) / len(traces),
         tokens=sum(trace.tokens for trace in done),
-        counted="usage" if all(trace.counted == "usage" for trace in done) else "events",
+        counted="events" if "events" in counted else counted.pop(),
         right=sum(trace.question.accepts(trace.text) for trace in judged),
         judged=len(judged),
         ttft=Spread.of(trace.ttft for trace in done),

@@ -8,10 +8,13 @@ interrupted, or whose time was over, is continued by the same command, and figur
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from optimus_server.bench.flags import positive
 from optimus_server.bench.panels import draw
@@ -46,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--variant", nargs="+", choices=list(VARIANTS), default=["demo", "demo-sdar"], help="demo-ar: the Qwen3 twin")
     add("--section", nargs="+", choices=[*SECTIONS, "step"], default=[*SECTIONS, "step"])
     add("--serve", action="store_true", help="measure a server of the last variant that diffuses over HTTP, too")
+    add("--against", type=Path, nargs="+", default=[], help="reports of `bench serve` of other servers, same questions")
     add("--batch", type=positive, nargs="+", help="requests at once in every section (default: each section's)")
     add("--chunk", nargs="+", help="chunk sizes in every section (default: each section's)")
     add("--positions", type=positive, nargs="+", default=[32, 256, 512, 2048], help="of a step")
@@ -64,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     text = args.document.read_text()
     if BEGIN not in text or END not in text:
         raise SettingsError(f"{args.document} has no lines {BEGIN} and {END}", param="document")
+    against = [_report(path) for path in args.against]
     args.work.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     if not args.no_measure:
@@ -73,12 +78,28 @@ def run(args: argparse.Namespace) -> int:
     if not found:
         print("optimus bench page: no figures", file=sys.stderr)
         return 1
-    page = _page(found, args, f"![Tokens a second over the load]({args.image})\n" if draw(found, args.image) else "")
+    plot = f"![Tokens a second over the load]({args.image})\n" if draw(found, args.image, against) else ""
+    page = _page(found, args, plot, against)
     head, rest = text.split(BEGIN, 1)
     args.document.write_text(f"{head}{BEGIN}\n{page}{END}{rest.split(END, 1)[1]}")
     print(page)
     print(f"{time.perf_counter() - began:.0f} s", file=sys.stderr)
     return 0
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """What `bench serve` has written.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    try:
+        report = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"--against {path} cannot be read: {error}", param="against") from error
+    if not (isinstance(report, dict) and {"label", "points"} <= report.keys()):
+        raise SettingsError(f"--against {path} is no report of `optimus bench serve`", param="against")
+    return report
 
 
 def _measure(args: argparse.Namespace, began: float) -> None:
@@ -163,14 +184,15 @@ def _optimus(seconds: float, *command: object) -> None:
         print(f"optimus bench page: killed after {seconds + GRACE_S:.0f} s", file=sys.stderr, flush=True)
 
 
-def _page(found: dict[str, Found], args: argparse.Namespace, image: str) -> str:
+def _page(found: dict[str, Found], args: argparse.Namespace, image: str, against: Sequence[Mapping[str, Any]]) -> str:
     machines = [machine for figures in found.values() for machine in figures.machines]
     facts = {
         f"One {m['device']}, torch {m['torch']}, Optimus {m['optimus']}, {m['date']}": None for m in machines
     }  # fmt: skip
     line = f"optimus bench page --work DIR --like {args.like} --variant {' '.join(found)}"
     line += " --serve" if any(figures.serve for figures in found.values()) else ""
+    line += " --against" + " FILE" * len(against) if against else ""
     return (
         f"{'; '.join(facts)}. bf16 on a GPU, greedy, threshold 0.9; `{line}`. {MISSING}: not measured.\n\n"
-        f"{image}{tables(found, args.like)}"
+        f"{image}{tables(found, args.like, against)}"
     )

@@ -1,10 +1,10 @@
 """The plot of the results page: tokens a second over the load, a panel for each section of each variant."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from optimus_server.bench.peers import LMDEPLOY
 from optimus_server.bench.sections import SECTIONS, TITLES, Cells, Found
 from optimus_server.bench.tables import name, order
 
@@ -20,8 +20,11 @@ STYLES = {
 WIDTH, HEIGHT, ACROSS = 4.6, 3.9, 3
 
 
-def draw(found: Mapping[str, Found], path: Path) -> bool:
-    """Write the PNG, variant by variant a panel for each section. False if there is nothing to show."""
+def draw(found: Mapping[str, Found], path: Path, against: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Write the PNG, variant by variant a panel for each section. False if there is nothing to show.
+
+    ``against``: other servers' reports of `bench serve`, in the panel of what was measured over HTTP.
+    """
     from matplotlib.figure import Figure
 
     twin = found["demo-ar"].decode if "demo-ar" in found else {}
@@ -40,11 +43,9 @@ def draw(found: Mapping[str, Found], path: Path) -> bool:
         what = "Over HTTP" if section == "serve" else SECTIONS[section].title.replace(", ", ",\n", 1)
         panel.set_title(f"{variant} ({TITLES[variant]})\n{what}", fontsize="medium")
         if section == "serve":
-            _serve(panel, figures)
+            _serve(panel, figures, against)
         else:
             _lines(panel, figures.decode[section], twin.get(section, {}) if variant == "demo" else {})
-            if (variant, section) == ("demo-sdar", "chat"):
-                _peers(panel)
         _dress(panel)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=100)
@@ -61,20 +62,20 @@ def _lines(panel: Any, cells: Cells, twin: Cells) -> None:
         panel.plot(*zip(*mine, strict=True), ":", marker=".", color="C6", label="AR mode (Qwen3)")
 
 
-def _serve(panel: Any, figures: Found) -> None:
+def _serve(panel: Any, figures: Found, against: Sequence[Mapping[str, Any]]) -> None:
     assert figures.serve
-    points = [(point["load"], point["tokens_per_second"]) for point in figures.serve["points"]]
-    panel.plot(*zip(*points, strict=True), "-", marker=".", color="C0", linewidth=3.0, label="elastic, over HTTP")
+    panel.plot(*_served(figures.serve), "-", marker=".", color="C0", linewidth=3.0, label="elastic, over HTTP")
     alone = {key: cell for key, cell in figures.decode.get("chat", {}).items() if key[1] == "auto"}
     points = sorted((batch, cell["tokens_per_second"]) for (batch, _), cell in alone.items())
     if points:
         panel.plot(*zip(*points, strict=True), ":", marker=".", color="C0", label="elastic, the engine alone")
+    for other, line in zip(against, cycle((":", "-.", "--"))):
+        panel.plot(*_served(other), line, marker=".", color="0.45", label=other["label"])
 
 
-def _peers(panel: Any) -> None:
-    for one, line in zip(LMDEPLOY, (":", "-."), strict=True):
-        points = one.tokens_per_second.items()
-        panel.plot(*zip(*points, strict=True), line, color="0.45", label=f"{one.name}, {one.card}")
+def _served(report: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    points = report["points"]
+    return [point["load"] for point in points], [point["tokens_per_second"] for point in points]
 
 
 def _dress(panel: Any) -> None:

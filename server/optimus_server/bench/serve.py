@@ -7,15 +7,16 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from optimus_server.bench.client import Client, Target, clock
+from optimus_server.bench.client import Client, Recording, Target, clock
 from optimus_server.bench.figures import Point, Slo, summarise
 from optimus_server.bench.flags import machine, positive
 from optimus_server.bench.load import Send, Watch, closed_loop, open_loop
@@ -29,6 +30,8 @@ from optimus_server.errors import OptimusError, SettingsError
 from optimus_server.text.tokenizer import Tokenizer
 
 RIGHT_ENOUGH = 0.9
+
+Understand = Callable[[Recording], Trace]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--task", nargs="+", default=(), metavar="NAME", help="questions of these tasks only")
     add_lengths(parser)
     add("--seed", type=int, default=1, help="of the demo's questions and of arrivals")
+    add("--count", choices=["usage", "text"], default="usage", help="tokens: the server's usage, or those of the text")
     add("--max-tokens", type=positive, default=MAX_NEW_TOKENS, help="tokens an answer may have")
     add("--extra", type=_object, default={}, help="JSON fields of every request (on TGI's routes of its parameters)")
-    add("--tokenizer", type=Path, help="model directory that renders chats for TGI's routes (default: the demo's)")
+    add("--tokenizer", type=Path, help="model directory, for TGI's routes and --count (default: the demo's)")
     add("--slo-ttft-ms", type=float, help="time to first token that a good request keeps")
     add("--slo-tpot-ms", type=float, help="time per output token that a good request keeps")
     add("--slo-e2e-ms", type=float, help="whole time that a good request keeps")
@@ -109,14 +113,18 @@ def run(args: argparse.Namespace) -> int:
 async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     url = args.url.rstrip("/").removesuffix("/v1")
     server = await _server(url, args)
-    renders = args.tokenizer or (None if args.tasks else MODELS / "demo")
-    tokenizer = Tokenizer.load(renders) if renders and args.api == "tgi" else None
+    place = args.tokenizer or (None if args.tasks else MODELS / "demo")
+    if args.count == "text" and not place:
+        raise SettingsError("--count text of a task file needs --tokenizer", param="tokenizer")
+    tokenizer = Tokenizer.load(place) if place and (args.api == "tgi" or args.count == "text") else None
     target = Target(url, args.api, server["model"], args.max_tokens, args.extra, tokenizer)
+    length = (lambda text: len(tokenizer.encode(text))) if tokenizer and args.count == "text" else None
+    understand = partial(read, api=args.api, length=length)
     send = Client(target, args.api_key, args.timeout).send
     slo = Slo(args.slo_ttft_ms, args.slo_tpot_ms, args.slo_e2e_ms)
     if args.warm_up:
         first = _questions(args, args.warm_up, -1)
-        _check([read(await send(question, clock()), args.api) for question in first], "warm-up", 0.0)
+        _check([understand(await send(question, clock())) for question in first], "warm-up", 0.0)
     report: dict[str, Any] = {
         "label": args.label or server["model"],
         "server": server | {"url": url, "api": args.api},
@@ -128,7 +136,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "points": [],
     }
     for number, load in enumerate(args.rate or args.concurrency or [1, 4, 16]):
-        report["points"].append(asdict(await _point(send, args, load, number, slo)))
+        report["points"].append(asdict(await _point(send, understand, args, load, number, slo)))
         if args.json:  # after each load: a later one may fail
             args.json.write_text(json.dumps(report, indent=1) + "\n")
     return report
@@ -160,7 +168,9 @@ def _questions(args: argparse.Namespace, count: int, number: int) -> list[Questi
     return list(islice(cycle(choose(args.tasks, args.task, None, 0)), begin, begin + count))
 
 
-async def _point(send: Send, args: argparse.Namespace, load: float, number: int, slo: Slo) -> Point:
+async def _point(
+    send: Send, understand: Understand, args: argparse.Namespace, load: float, number: int, slo: Slo
+) -> Point:
     """Run one load.
 
     Raises:
@@ -175,7 +185,7 @@ async def _point(send: Send, args: argparse.Namespace, load: float, number: int,
             recordings = await open_loop(send, questions, load, args.seed + number)
         else:
             recordings = await closed_loop(send, questions, int(load))
-    traces = [read(recording, args.api) for recording in recordings]
+    traces = [understand(recording) for recording in recordings]
     _check(traces, f"load {load:g}", args.right)
     alone = not args.rate and len(questions) < 2 * load
     return summarise(traces, load, slo, watch.report(recordings), whole=alone or len(questions) == 1)
@@ -208,6 +218,8 @@ def _print(report: dict[str, Any]) -> None:
     for point in report["points"]:
         if reason := point["client"]["saturated"]:
             print(f"load {point['load']:g}: the client itself was busy ({reason}); the server may be faster than this")
+    if any(point["counted"] == "text" for point in report["points"]):
+        print("tokens are those of the answers' text, whatever the server counts")
     if any(point["counted"] == "events" for point in report["points"]):
         print("the server reports no usage: tokens are events that held text")
 

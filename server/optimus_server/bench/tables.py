@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optimus_server.bench.peers import LMDEPLOY, NOTE
 from optimus_server.bench.sections import SECTIONS, TITLES, Cells, Found
 
 NAMES = {"block": "block 32", "auto": "elastic", "1": "AR (chunk 1)"}
@@ -21,8 +20,8 @@ def order(chunk: str) -> tuple[int, int]:
     return (special.index(chunk), 0) if chunk in special else (len(special), -int(chunk))
 
 
-def tables(found: Mapping[str, Found], like: str) -> str:
-    """All tables of all variants."""
+def tables(found: Mapping[str, Found], like: str, against: Sequence[Mapping[str, Any]] = ()) -> str:
+    """All tables of all variants; ``against`` are other servers' reports of `bench serve`."""
     parts = []
     for variant, figures in found.items():
         if variant == "demo-ar" and "demo" in found:
@@ -33,33 +32,27 @@ def tables(found: Mapping[str, Found], like: str) -> str:
             parts.append(
                 f"\n**{SECTIONS[section].title}: {title}, {TITLES[variant]}.** Tokens a second; in brackets TPF.\n"
             )
-            beside = variant == "demo-sdar" and section == "chat"
-            parts.append("\n" + decode_table(cells, twin.get(section, {}), beside=beside))
-            if beside:
-                parts.append(f"\n{NOTE}; {'; '.join(f'{one.name}: {one.how}' for one in LMDEPLOY)}.\n")
+            parts.append("\n" + decode_table(cells, twin.get(section, {})))
         if figures.serve:
             parts.append(f"\n**Served over HTTP: {title}, elastic.** The same questions as the mixed tasks.\n")
-            parts.append("\n" + serve_table(figures.serve))
+            parts.append("\n" + serve_table(figures.serve, against))
         if figures.step:
             parts.append(f"\n**One step: {title}, rows of 8 positions.**\n\n" + step_table(figures.step))
     return "".join(parts)
 
 
-def decode_table(cells: Cells, twin: Cells, *, beside: bool) -> str:
-    """Tokens a second over the batch; ``twin`` has those of AR mode, ``beside`` adds another engine's."""
+def decode_table(cells: Cells, twin: Cells) -> str:
+    """Tokens a second over the batch; ``twin`` has those of AR mode."""
     chunks = sorted({chunk for _, chunk in cells}, key=order)
     head = ["batch", *map(name, chunks)]
     head += ["AR mode (Qwen3)"] if twin else []
     head += ["elastic / best fixed", "waiting for host"]
-    head += [f"{one.name}, {one.card}" for one in LMDEPLOY] if beside else []
     rows = []
     for batch in sorted({batch for batch, _ in cells}):
         mine = {chunk: cells[batch, chunk] for chunk in chunks if (batch, chunk) in cells}
         row = [str(batch), *(_rate(mine.get(chunk)) for chunk in chunks)]
         row += [_rate(twin.get((batch, "1")))] if twin else []
         row += [_ratio(mine), f"up to {max(cell['host_share'] for cell in mine.values()):.0%}"]
-        known = [one.tokens_per_second.get(batch) for one in LMDEPLOY] if beside else []
-        row += [f"{rate:,}" if rate else MISSING for rate in known]
         rows.append(row)
     return _table(head, rows)
 
@@ -89,21 +82,26 @@ def step_table(report: Mapping[str, Any]) -> str:
     )  # fmt: skip
 
 
-def serve_table(report: Mapping[str, Any]) -> str:
-    """Throughput and latencies over the clients."""
+def serve_table(report: Mapping[str, Any], against: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Throughput and latencies over the clients, and the throughput of other servers with as many."""
     head = ["clients", "requests/s", "tokens/s", "TTFT, ms: p50", "p99", "TPOT, ms: p50", "p90", "p99", "right"]
-    return _table(
-        head,
-        (
-            [
-                f"{point['load']:g}", f"{point['requests_per_second']:.1f}", f"{point['tokens_per_second']:,.0f}",
-                *(_ms(point["ttft"], which) for which in ("p50", "p99")),
-                *(_ms(point["tpot"], which) for which in ("p50", "p90", "p99")),
-                f"{point['right']} of {point['judged']}",
-            ]
-            for point in report["points"]
-        ),
-    )  # fmt: skip
+    for other in against:
+        head += [f"{other['label']}: tokens/s", "right", "ours / its"]
+    rows = []
+    for point in report["points"]:
+        rate = point["tokens_per_second"]
+        row = [f"{point['load']:g}", f"{point['requests_per_second']:.1f}", f"{rate:,.0f}"]
+        row += [_ms(point["ttft"], which) for which in ("p50", "p99")]
+        row += [_ms(point["tpot"], which) for which in ("p50", "p90", "p99")]
+        row += [f"{point['right']} of {point['judged']}"]
+        for other in against:
+            same = next((its for its in other["points"] if its["load"] == point["load"]), None)
+            row += [MISSING] * 3 if same is None else [
+                f"{same['tokens_per_second']:,.0f}", f"{same['right']} of {same['judged']}",
+                f"{rate / same['tokens_per_second']:.2f}",
+            ]  # fmt: skip
+        rows.append(row)
+    return _table(head, rows)
 
 
 def _ms(spread: Mapping[str, float] | None, which: str) -> str:

@@ -1,7 +1,7 @@
 """From a recording to what it means: tokens, times and text of one answer."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -10,6 +10,8 @@ import h11
 
 from optimus_server.bench.client import Api, Recording
 from optimus_server.demo.evaluate import Question
+
+Counted = Literal["usage", "events", "text"]
 
 REFUSED = (429, 503)
 """What a server says that is full; a request it refuses has not failed."""
@@ -25,7 +27,7 @@ class Trace:
         deliveries: (time, tokens) of each event that brought text; where the server does not say how many tokens an
             event has, its share of the answer's characters is its share of the answer's tokens.
         tokens: of the whole answer, the end token included if the server counts it.
-        counted: by the server's usage, or by events that held text.
+        counted: by the server's usage, by events that held text, or by the answer's text.
     """
 
     recording: Recording
@@ -33,7 +35,7 @@ class Trace:
     refused: bool = False
     deliveries: tuple[tuple[float, float], ...] = ()
     tokens: int = 0
-    counted: Literal["usage", "events"] = "usage"
+    counted: Counted = "usage"
     text: str = ""
 
     @property
@@ -101,8 +103,12 @@ class _Answer:
             self.usage = (event.get("details") or {}).get("generated_tokens")
 
 
-def read(recording: Recording, api: Api) -> Trace:
-    """Understand a recording."""
+def read(recording: Recording, api: Api, length: Callable[[str], int] | None = None) -> Trace:
+    """Understand a recording.
+
+    Args:
+        length: tokens of a text, to count by instead of what the server says.
+    """
     if recording.broken:
         return Trace(recording, recording.broken)
     try:
@@ -132,17 +138,19 @@ def read(recording: Recording, api: Api) -> Trace:
         problem = "the answer is empty"
     if problem:
         return Trace(recording, problem)
-    tokens = len(answer.parts) if answer.usage is None else answer.usage
+    text = "".join(text for _, text in answer.parts) if answer.whole is None else answer.whole
+    counted: Counted = "text" if length else "events" if answer.usage is None else "usage"
+    tokens = length(text) if length else len(answer.parts) if answer.usage is None else answer.usage
     # TGI has an event for each token, whatever its text
-    by_event = api == "tgi" or answer.usage is None
+    by_event = api == "tgi" or counted == "events"
     weights = [1 if by_event else len(text) for _, text in answer.parts]
     per_weight = tokens / sum(weights)
     return Trace(
         recording,
         deliveries=tuple((when, weight * per_weight) for (when, _), weight in zip(answer.parts, weights, strict=True)),
         tokens=tokens,
-        counted="events" if answer.usage is None else "usage",
-        text="".join(text for _, text in answer.parts) if answer.whole is None else answer.whole,
+        counted=counted,
+        text=text,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from optimus_kernels.gate import silu_mul
+from optimus_kernels.linear import gated_linear, linear
 from optimus_kernels.norm import rms_norm
 from optimus_kernels.paged_attention import AttentionPlan, paged_attention
 from optimus_kernels.rotary import norm_rotate_store
@@ -59,12 +59,12 @@ class DecoderLayer(nn.Module):
         n = x.shape[0]
         normed, residual = rms_norm(x, self.attention_norm, self.eps, residual)
         # [n, heads + 2 * kv_heads, head_dim]
-        qkv = F.linear(normed, self.qkv, self.qkv_bias).view(n, -1, self.head_dim)
+        qkv = linear(normed, self.qkv, self.qkv_bias).view(n, -1, self.head_dim)
         qk_norm = self.qk_norm.view(-1, self.head_dim)
         q = norm_rotate_store(qkv, qk_norm, self.eps, rope, positions, plan.slots, *pages)
         attended = paged_attention(q, *pages, plan).view(n, -1)
-        normed, residual = rms_norm(F.linear(attended, self.out, self.out_bias), self.mlp_norm, self.eps, residual)
-        return F.linear(silu_mul(F.linear(normed, self.gate_up)), self.down), residual
+        normed, residual = rms_norm(linear(attended, self.out, self.out_bias), self.mlp_norm, self.eps, residual)
+        return linear(gated_linear(normed, self.gate_up), self.down), residual
 
 
 class Qwen3(nn.Module):

@@ -1,0 +1,5 @@
+"""Matrix products of few positions with weights: what counts is how fast the weights are read."""
+
+from optimus_kernels.linear.op import gated_linear, linear
+
+__all__ = ["gated_linear", "linear"]
