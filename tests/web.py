@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
-from tokenizers import Tokenizer as Backend, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Plain, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from optimus_server.api.exchange import Facts
 from optimus_server.app import create_app
-from optimus_server.backend import Backend as ServerBackend
-from optimus_server.engine.request import Committed, Finished, Request, Usage
+from optimus_server.backend import Backend
+from optimus_server.engine.request import Commits, Committed, Finished, Request, Usage
 from optimus_server.engine.telemetry import Decision, Feed, Load, RowTrace, StepTrace
 from optimus_server.errors import InvalidRequest
 from optimus_server.serve import configuration
@@ -38,7 +40,7 @@ BLOCK = 8
 
 def small_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE of 320 tokens with a chat template, like the demo model's."""
-    backend = Backend(models.BPE())
+    backend = Plain(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -146,7 +148,8 @@ class ScriptedEngine:
 
 def scripted_row(request: Request, ids: tuple[int, ...]) -> RowTrace:
     start = request.frontier - len(ids)
-    commits = tuple((start + i, token, 0.75) for i, token in enumerate(ids))
+    positions = np.arange(start, request.frontier)
+    commits = Commits(positions, np.array(ids), np.full(len(ids), math.log(0.75)), valid=True, offered=3)
     return RowTrace(
         request_id=request.id, step=request.steps, start=start, stop=start + 3, chunk=3, masks=3, commits=commits,
         frontier=request.frontier, advance=len(ids),
@@ -211,9 +214,16 @@ def rules(**changes: Any) -> Rules:
 def application(
     engine: Any, tokenizer: Tokenizer, *, rule: dict[str, Any] | None = None, recorder: Any = None, **settings: Any
 ) -> Any:
+    return served(backend(engine, tokenizer, **rule or {}), recorder, **settings)
+
+
+def backend(engine: Any, tokenizer: Tokenizer, **rule: Any) -> Backend:
     facts = Facts("org/scripted", "sdar_shift", "float32", "cpu", MASK, "cpu+optimized", 4096, ladder=(1, 2, 4, 8, 16))
-    backend = ServerBackend(EngineThread(engine), Prompter(tokenizer, rules(**rule or {})), facts, 1)
-    # Most tests ask nothing of it, and it takes seconds to import.
+    return Backend(EngineThread(engine), Prompter(tokenizer, rules(**rule)), facts, 1)
+
+
+def served(backend: Backend, recorder: Any, **settings: Any) -> Any:
+    # Most tests ask nothing of the playground, and it takes seconds to import.
     return create_app(Settings(**{"no_playground": True} | settings), backend, recorder)
 
 

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -53,7 +54,7 @@ def build(settings: Settings) -> Backend:
     """
     if (settings.engine_in or _default(settings)) == "thread":
         return build_backend(settings)
-    host = EngineProcess(settings)
+    host = EngineProcess(partial(_build_there, settings))
     try:
         # Takes seconds, too: both processes load at once.
         tokenizer = Tokenizer.load(model_path(settings))
@@ -62,8 +63,12 @@ def build(settings: Settings) -> Backend:
         host.ready()
         host.kill()
         raise
-    about = host.ready()
-    return Backend(host, Prompter(tokenizer, about.rules), about.facts, about.shift)
+    return host.backend(tokenizer)
+
+
+def _build_there(settings: Settings) -> Backend:
+    logs.set_up(as_json=settings.json_output)
+    return build_backend(settings)
 
 
 def _default(settings: Settings) -> str:
@@ -128,14 +133,18 @@ class _Died:
 
 
 class EngineProcess:
-    """A ``Host``. The constructor starts the process, which begins to build its engine."""
+    """A ``Host``. The constructor starts the process, which begins to build its engine.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        make: what makes the engine there, in a thread; a function that can be pickled.
+    """
+
+    def __init__(self, make: Callable[[], Backend]) -> None:
         self.feed = Feed()
         self._pipe, theirs = multiprocessing.Pipe()
         # A fork would have this process' threads' locks, and could not use the GPU.
         context = multiprocessing.get_context("spawn")
-        self._process = context.Process(target=run, args=(theirs, settings), name="engine", daemon=True)
+        self._process = context.Process(target=run, args=(theirs, make), name="engine", daemon=True)
         self._process.start()
         theirs.close()
         # Whatever way this process ends.
@@ -163,6 +172,15 @@ class EngineProcess:
         assert isinstance(about, _About)
         self._news = replace(self._news, load=about.load)
         return about
+
+    def backend(self, tokenizer: Tokenizer) -> Backend:
+        """What ``create_app`` serves, once the engine is ready.
+
+        Raises:
+            OptimusError: as ``ready``.
+        """
+        about = self.ready()
+        return Backend(self, Prompter(tokenizer, about.rules), about.facts, about.shift)
 
     def kill(self) -> None:
         self._process.kill()
@@ -224,14 +242,13 @@ class EngineProcess:
             self.feed.publish(unpacked(trace))
 
 
-def run(pipe: Connection, settings: Settings) -> None:
+def run(pipe: Connection, make: Callable[[], Backend]) -> None:
     """What the process does: build the engine, say so, and be its host until it is told to stop or left alone."""
     # Ctrl-C and SIGTERM are for the server, which tells this process when to stop.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    logs.set_up(as_json=settings.json_output)
     try:
-        backend = build_backend(settings)
+        backend = make()
     except OptimusError as error:
         pipe.send(error)
         return

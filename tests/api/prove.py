@@ -6,30 +6,29 @@ The tests run these in small; by hand they run at full size, and end with 1 if t
     flat --seconds 600      such streams for so long, one after the other: the server's memory
     overload                64 streams, and ten times as many requests as could be taken in besides
     step --rounds 5         what 256 streams add to an engine's step, and what they would if it had its own process
+
+    requests --seconds 20   256 clients in a closed loop, the engine in a process of its own: the server's CPU a request
 """
 
 import argparse
-import contextlib
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from optimus_server.engine.request import Params, Request
 from optimus_server.text.tokenizer import Tokenizer
 from tests import web
-from tests.api.readers import Clock, Plan
-from tests.api.split import remote
-from tests.api.synthetic import SyntheticEngine, host_work, serving
+from tests.api.readers import Clock
+from tests.api.reading import ROUTES, plan, read
+from tests.api.split import compare_steps, spent
+from tests.api.synthetic import SyntheticEngine, backend, serving
 
 MAX_P99_MS = 50.0
 MAX_GROWTH = 0.02
@@ -38,18 +37,6 @@ MAX_GROWTH = 0.02
 MAX_REFUSAL_S = 0.05
 MAX_STEP = 1.03
 """A step with streams over one without."""
-DEVICE_S, HOST_S = 0.008, 0.002
-"""Of a step: what the device takes, and the host before it."""
-
-MESSAGES = [{"role": "user", "content": "x"}]
-ROUTES = {
-    "tgi": ("/generate_stream", {"inputs": "x", "parameters": {"max_new_tokens": "STEPS"}}, r'"text":"([a-z])"'),
-    "chat": (
-        "/v1/chat/completions",
-        {"messages": MESSAGES, "max_tokens": "STEPS", "stream": True},
-        r'"content":"([a-z])"',
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -113,36 +100,15 @@ def streams(
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/clock"
         engine = SyntheticEngine(tokenizer, Clock(path, count, int(rate * (seconds + 120)) + steps[1]), rate=rate)
-        with serving(engine, tokenizer, permits=permits or 2 * count) as live:
+        with serving(backend(engine, tokenizer), permits=permits or 2 * count) as live:
             before, began = time.process_time(), time.monotonic()
             threading.Thread(target=meanwhile, args=(live,)).start()
-            told, rss_mib = _read(_plan(live, route, count, steps, seconds, path))
+            told, rss_mib = read(plan(live, route, count, steps, seconds, path))
             cpu_s, took_s = time.process_time() - before - engine.worked_s, time.monotonic() - began
     delays = {int(delay): number for delay, number in told["delays"].items()}
     return Streamed(
         told["streams"], told["events"], delays, engine.steps / took_s, cpu_s / told["events"] * 1e6, rss_mib
     )
-
-
-def _plan(live: web.Live, route: str, count: int, steps: tuple[int, int], seconds: float, clock: str) -> Plan:
-    path, body, pattern = ROUTES[route]
-    text = json.dumps(body).replace('"STEPS"', "STEPS")
-    return Plan(int(live.url.rsplit(":", 1)[1]), path, text, pattern, count, seconds, *steps, clock)
-
-
-def _read(plan: Plan) -> tuple[dict[str, Any], list[float]]:
-    """What the readers found, and this process' memory while they read, in MiB."""
-    command = [sys.executable, str(Path(__file__).with_name("readers.py")), json.dumps(asdict(plan))]
-    rss_mib = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        while True:
-            try:
-                told, _ = process.communicate(timeout=1)
-                break
-            except subprocess.TimeoutExpired:
-                rss_mib.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
-    assert process.returncode == 0
-    return json.loads(told), rss_mib
 
 
 @dataclass(frozen=True)
@@ -188,50 +154,6 @@ def overload(*, count: int, steps: int) -> Overloaded:
     return Overloaded(alone, crowded, found["refused"])
 
 
-def step_times(tokenizer: Tokenizer, place: str, *, count: int, steps: int) -> float:
-    """The median time of a step with so many requests.
-
-    Args:
-        place: of the engine: ``alone``, without a server, in a ``thread`` beside one, in a thread that hands events on
-            ``at once``, as ours does not, or in a ``process``.
-    """
-    with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as held:
-        path = f"{directory}/clock"
-        clock = Clock(path, count, steps * 10)
-        engine: Any
-        if place == "process":
-            engine = held.enter_context(remote(path, DEVICE_S, HOST_S))
-        else:
-            work = host_work(HOST_S)
-            engine = SyntheticEngine(tokenizer, clock, device_s=DEVICE_S, host=work, at_once=place == "at once")
-        if place == "alone":
-            engine.feed.subscribe(1)
-            params = Params(max_new_tokens=steps + 1)
-            for number in range(count):
-                engine.add(Request(f"s{number}", (1,), params, block_size=8, shift=1))
-            while engine.busy:
-                engine.step(lambda: None)
-        else:
-            with serving(engine, tokenizer, permits=2 * count) as live:
-                _read(_plan(live, "tgi", count, (steps, steps), 0.0, path))
-        held.close()
-        walls = list(engine.walls)
-    # Requests come and go at both ends.
-    return statistics.median(walls[len(walls) // 4 : -len(walls) // 4])
-
-
-def compare_steps(*, count: int, steps: int, rounds: int) -> dict[str, float]:
-    """Place -> median, over the rounds, of a step's time there over its time alone right before."""
-    tokenizer = Tokenizer(web.small_tokenizer())
-    ratios: dict[str, list[float]] = {"thread": [], "at once": [], "process": []}
-    for _ in range(rounds):
-        for place, found in ratios.items():
-            alone = step_times(tokenizer, "alone", count=count, steps=steps)
-            found.append(step_times(tokenizer, place, count=count, steps=steps) / alone)
-    print({place: [round(ratio, 3) for ratio in found] for place, found in ratios.items()})
-    return {place: statistics.median(found) for place, found in ratios.items()}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.api.prove")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -246,7 +168,14 @@ def main() -> int:
     command = commands.add_parser("step")
     command.add_argument("--streams", type=int, default=256)
     command.add_argument("--rounds", type=int, default=5)
+    command = commands.add_parser("requests")
+    command.add_argument("--streams", type=int, default=256)
+    command.add_argument("--seconds", type=float, default=20)
+    command.add_argument("--rate", type=float, default=10)
     args = parser.parse_args()
+    if args.command == "requests":
+        print(spent(count=args.streams, seconds=args.seconds, rate=args.rate))
+        return 0
     if args.command == "step":
         ratios = compare_steps(count=args.streams, steps=300, rounds=args.rounds)
         for place, ratio in ratios.items():

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+from optimus_server.backend import Backend
 from optimus_server.serve import Drain, Server
 from optimus_server.store.migrate import migrate
 from optimus_server.store.session import log_url
@@ -63,7 +64,7 @@ class SyntheticEngine(web.ScriptedEngine):
         at_once: events are handed on before that work instead of while it waits, for comparison.
 
     Attributes:
-        walls, works: each step's time by the clock and of its thread's CPU, seconds.
+        worked_s: CPU time of its thread so far.
     """
 
     def __init__(
@@ -82,8 +83,6 @@ class SyntheticEngine(web.ScriptedEngine):
         self._at_once = at_once
         self._due = 0.0
         self.ended = cast("Any", deque(maxlen=1000))
-        self.walls: deque[float] = deque(maxlen=10_000)
-        self.works: deque[float] = deque(maxlen=10_000)
         self.worked_s = 0.0
 
     def add(self, request: Any) -> None:
@@ -92,7 +91,6 @@ class SyntheticEngine(web.ScriptedEngine):
             self._clock.began[int(request.id[1:].split("-")[0])] = self.steps
 
     def step(self, meanwhile: Callable[[], None]) -> list[Any]:
-        began, worked = time.perf_counter(), time.thread_time()
         for work in (meanwhile, self._host) if self._at_once else (self._host, meanwhile):
             work()
         now = time.monotonic()
@@ -102,13 +100,15 @@ class SyntheticEngine(web.ScriptedEngine):
         if self._clock:
             self._clock.ended[number] = time.time()
         self.worked_s = time.thread_time()
-        self.works.append(self.worked_s - worked)
-        self.walls.append(time.perf_counter() - began)
         return events
 
 
+def backend(engine: SyntheticEngine, tokenizer: Tokenizer) -> Backend:
+    return web.backend(engine, tokenizer, max_total_tokens=10**6, vocab_size=10**6)
+
+
 @contextlib.contextmanager
-def serving(engine: Any, tokenizer: Tokenizer, *, permits: int) -> Iterator[web.Live]:
+def serving(backend: Backend, *, permits: int) -> Iterator[web.Live]:
     """A server as ``optimus serve`` runs it, request log included, in a thread of this process."""
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as held:
         # A server sets the collector up for itself.
@@ -118,16 +118,14 @@ def serving(engine: Any, tokenizer: Tokenizer, *, permits: int) -> Iterator[web.
         migrate(log_url(place))
         recorder = held.enter_context(recording(place))
         listener = held.enter_context(socket.create_server(("127.0.0.1", 0), backlog=permits))
-        app = web.application(
-            engine, tokenizer, rule={"max_total_tokens": 10**6}, recorder=recorder, max_concurrent_requests=permits
-        )
+        app = web.served(backend, recorder, max_concurrent_requests=permits)
         started = threading.Event()
         server = Server(app, Drain(app.state.desk.service, 10), started.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             assert started.wait(10)
-            yield web.Live(f"http://127.0.0.1:{listener.getsockname()[1]}", engine, app)
+            yield web.Live(f"http://127.0.0.1:{listener.getsockname()[1]}", None, app)
             web.wait_for(lambda: app.state.desk.service.idle)
             assert not app.state.desk.service._mailboxes
         finally:
