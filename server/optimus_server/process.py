@@ -28,7 +28,7 @@ import numpy as np
 from optimus_server import logs
 from optimus_server.api.exchange import Facts
 from optimus_server.backend import Backend, build_backend, model_path
-from optimus_server.engine.request import NOTHING, Commits, Params, Request
+from optimus_server.engine.request import NOTHING, Params, Request
 from optimus_server.engine.telemetry import Feed, Load, RowTrace, StepTrace
 from optimus_server.errors import OptimusError
 from optimus_server.inbox import Add, LoadLike, Message, Stop
@@ -288,23 +288,22 @@ def run(pipe: Connection, make: Callable[[], Backend]) -> None:
 
 
 def packed(trace: StepTrace) -> tuple[Any, ...]:
-    """A trace with the arrays of all its rows in one piece: pickling hundreds of small ones would take too long."""
+    """A trace with what its rows commit in three lists: pickling hundreds of small arrays would take too long."""
     commits: list[Any] = [row.commits for row in trace.rows]
-    names = ("positions", "ids", "logprobs")
-    arrays = [np.concatenate([getattr(one, name) for one in (NOTHING, *commits)]) for name in names]
+    positions, ids, logprobs = (
+        np.concatenate([getattr(one, name) for one in (NOTHING, *commits)]) for name in ("positions", "ids", "logprobs")
+    )
+    columns = positions.tolist(), ids.tolist(), np.exp(logprobs).round(4).tolist()
     rows = [(*row._replace(commits=len(row.commits)),) for row in trace.rows]  # type: ignore[arg-type]
-    return trace.number, trace.at, trace.observed_s, trace.decision, rows, arrays
+    return trace.number, trace.at, trace.observed_s, trace.decision, rows, columns
 
 
 def unpacked(parts: tuple[Any, ...]) -> StepTrace:
-    """The inverse of ``packed``."""
-    number, at, observed_s, decision, rows, (positions, ids, logprobs) = parts
-    place = RowTrace._fields.index("commits")
-    ends = list(itertools.accumulate((row[place] for row in rows), initial=0))
-    traced = []
-    for row, begin, end in zip(rows, ends, ends[1:], strict=False):
-        piece = slice(begin, end)
-        trace = RowTrace(*row)
-        commits = Commits(positions[piece], ids[piece], logprobs[piece], valid=True, offered=trace.masks)
-        traced.append(trace._replace(commits=commits))
-    return StepTrace(number, at, observed_s, decision, tuple(traced))
+    """The inverse of ``packed``; commits are tuples, as whoever reads them wants them."""
+    number, at, observed_s, decision, rows, columns = parts
+    commits = zip(*columns, strict=True)
+    traced = tuple(
+        RowTrace(name, step, start, stop, chunk, masks, tuple(itertools.islice(commits, count)), frontier, advance)
+        for name, step, start, stop, chunk, masks, count, frontier, advance in rows
+    )
+    return StepTrace(number, at, observed_s, decision, traced)

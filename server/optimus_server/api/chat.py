@@ -16,7 +16,8 @@ from starlette.responses import JSONResponse, Response
 from optimus_server import __version__
 from optimus_server.api.body import parse
 from optimus_server.api.choices import best_first, complete, merged, open_choices
-from optimus_server.api.exchange import Desk, Exchange, desk_of, read_body, unless_client_leaves
+from optimus_server.api.exchange import Desk, Exchange, desk_of, read_body
+from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import chat_logprobs, completion_logprobs, told
 from optimus_server.api.schemas import ChatRequest, CompletionRequest
 from optimus_server.api.sse import DONE, EventStream, events, guarded

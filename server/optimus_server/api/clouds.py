@@ -11,8 +11,9 @@ from starlette.responses import JSONResponse, Response
 from optimus_server.api.body import Body, parse
 from optimus_server.api.chat import answer_openai
 from optimus_server.api.choices import complete, open_choices
-from optimus_server.api.exchange import desk_of, read_body, unless_client_leaves
+from optimus_server.api.exchange import desk_of, read_body
 from optimus_server.api.generate import answer_tgi
+from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.schemas import ChatRequest, GenerateRequest
 from optimus_server.errors import InvalidRequest
 from optimus_server.text.ask import Ask

@@ -14,7 +14,8 @@ from starlette.responses import JSONResponse, Response
 
 from optimus_server.api.body import parse
 from optimus_server.api.choices import best_first, complete, open_choices
-from optimus_server.api.exchange import Exchange, desk_of, read_body, unless_client_leaves
+from optimus_server.api.exchange import Exchange, desk_of, read_body
+from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import tgi_token, tgi_top
 from optimus_server.api.schemas import GenerateRequest, Parameters
 from optimus_server.api.sse import EventStream, events, guarded

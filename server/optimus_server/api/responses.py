@@ -13,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from optimus_server.api.body import Body, parse
-from optimus_server.api.exchange import Exchange, desk_of, read_body, unless_client_leaves
+from optimus_server.api.exchange import Exchange, desk_of, read_body
+from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import chat_logprobs, told
 from optimus_server.api.schemas import Caller, Diffusion, StreamOptions
 from optimus_server.api.sse import EventStream, guarded, named_event

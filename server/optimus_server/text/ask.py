@@ -11,6 +11,9 @@ from optimus_server.text.tokenizer import Message
 MAX_TEMPERATURE = 100.0
 MAX_TOP_K = 2**31 - 1
 
+MESSAGE = 32
+"""Characters that take as long to encode as it takes to render an empty message, 10 us."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -97,3 +100,10 @@ class Ask:
     refused: Mapping[str, str] = field(default_factory=dict)
     traced: bool = False
     names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def characters(self) -> int:
+        """How long the inputs are. A message or an id counts too, by what it costs to encode."""
+        if isinstance(self.inputs, str):
+            return len(self.inputs)
+        return sum(1 if isinstance(part, int) else MESSAGE + sum(map(len, part.values())) for part in self.inputs)

@@ -109,7 +109,8 @@ class Tokenizer:
             for message in messages
         ]
         rendered = self._render(safe)
-        parts = re.split(f"\uf8ff{nonce}:([0-9]+)\uf8ff", rendered)
+        # A pattern that is new each time costs more than all else here, and most chats need none.
+        parts = re.split(f"\uf8ff{nonce}:([0-9]+)\uf8ff", rendered) if aside else [rendered]
         ids: list[int] = []
         text = ""
         for i, part in enumerate(parts):
