@@ -17,7 +17,7 @@ def test_what_came_together_is_taken_together_and_in_order():
         box = Mailbox()
         box.put(ONE)
         box.put(END)
-        return await box.take(), box.over
+        return await anext(box), box.over
 
     assert asyncio.run(main()) == ([ONE, END], True)
 
@@ -26,7 +26,7 @@ def test_a_reader_waits_for_the_next_event():
     async def main():
         box = Mailbox()
         asyncio.get_running_loop().call_later(0.01, box.put, ONE)
-        return await asyncio.wait_for(box.take(), 5), box.over
+        return await asyncio.wait_for(anext(box), 5), box.over
 
     assert asyncio.run(main()) == ([ONE], False)
 
@@ -37,9 +37,9 @@ def test_nothing_comes_after_the_end():
         box.put(END)
         box.put(ShuttingDown())
         box.put(ONE)
-        return await box.take()
+        return [events async for events in box]
 
-    assert asyncio.run(main()) == [END]
+    assert asyncio.run(main()) == [[END]]
 
 
 def test_an_error_comes_after_what_was_there():
@@ -47,9 +47,8 @@ def test_an_error_comes_after_what_was_there():
         box = Mailbox()
         box.put(ONE)
         box.put(ShuttingDown())
-        assert await box.take() == [ONE]
-        assert not box.emptied
+        assert await anext(box) == [ONE]
         with pytest.raises(ShuttingDown):
-            await box.take()
+            await anext(box)
 
     asyncio.run(main())

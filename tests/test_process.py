@@ -47,7 +47,7 @@ async def running(backend):
 
 async def answer(service, prompt, name):
     ids, end = [], None
-    async with contextlib.aclosing(service.submit(name, prompt)) as batches:
+    with service.submit(name, prompt) as batches:
         async for batch in batches:
             for event in batch:
                 ids += getattr(event, "ids", ())

@@ -47,7 +47,7 @@ def answers(*steps):
 
 async def collect(service, prompt, name="a"):
     events = []
-    async with contextlib.aclosing(service.submit(name, prompt)) as batches:
+    with service.submit(name, prompt) as batches:
         async for batch in batches:
             events += batch
     return events
@@ -84,23 +84,24 @@ def test_requests_run_together_and_keep_apart(prompt):
 def test_events_of_a_step_arrive_together(prompt):
     async def main():
         async with running(answers((1, 2))) as service:
-            return [batch async for batch in service.submit("a", prompt)]
+            with service.submit("a", prompt) as batches:
+                return [batch async for batch in batches]
 
     batches = asyncio.run(main())
     assert [[type(event) for event in batch] for batch in batches] == [[Committed, Finished]]
 
 
-def test_closing_the_iterator_cancels(prompt):
+def test_leaving_the_block_cancels(prompt):
     engine = ScriptedEngine(lambda request: [(1,)] * 10_000, step_s=0.005)
 
     async def main():
         async with running(engine) as service:
-            async with contextlib.aclosing(service.submit("a", prompt)) as batches:
+            with service.submit("a", prompt) as batches:
                 async for _ in batches:
                     break
             await until(lambda: engine.ended)
             assert engine.ended == [("a", "cancelled")]
-            async with contextlib.aclosing(service.submit("b", prompt)) as batches:
+            with service.submit("b", prompt) as batches:
                 assert await anext(batches)
 
     asyncio.run(main())
@@ -126,9 +127,10 @@ def test_cancel_lets_the_reader_have_the_usage(prompt):
     async def main():
         async with running(engine) as service:
             events = []
-            async for batch in service.submit("a", prompt):
-                events += batch
-                service.cancel("a")
+            with service.submit("a", prompt) as batches:
+                async for batch in batches:
+                    events += batch
+                    service.cancel("a")
             return events
 
     last = asyncio.run(main())[-1]
@@ -275,9 +277,8 @@ def test_an_id_is_free_again_when_the_engine_has_let_go_of_it(prompt):
 
     async def main():
         async with running(engine) as service:
-            with service.permit("wish") as name:
-                async with contextlib.aclosing(service.submit(name, prompt)) as batches:
-                    await anext(batches)
+            with service.permit("wish") as name, service.submit(name, prompt) as batches:
+                await anext(batches)
             with service.permit("wish") as early:
                 assert early != "wish"
             await until(lambda: not service._permits.reserved)
@@ -303,11 +304,11 @@ def test_ids_are_unique_among_holders_of_permits():
 def test_an_answer_that_is_complete_stands_whatever_comes_after(prompt):
     async def main():
         async with running(answers()) as service:
-            stream = service.submit("a", prompt)
-            first = await anext(stream)
-            await until(lambda: service._mailboxes["a"].over)
-            service.fail_all()
-            events = [*first, *[event async for batch in stream for event in batch]]
+            with service.submit("a", prompt) as batches:
+                first = await anext(batches)
+                await until(lambda: batches.over)
+                service.fail_all()
+                events = [*first, *[event async for batch in batches for event in batch]]
             assert isinstance(events[-1], Finished)
             assert [i for event in events[:-1] for i in event.ids] == [10, 11, 12, 13, END]
 
@@ -317,10 +318,9 @@ def test_an_answer_that_is_complete_stands_whatever_comes_after(prompt):
 def test_a_reader_who_leaves_behind_a_finished_answer_leaves_no_trace(prompt):
     async def main():
         async with running(answers()) as service:
-            stream = service.submit("a", prompt)
-            await anext(stream)
-            await until(lambda: service._mailboxes["a"].over)
-            await stream.aclose()
+            with service.submit("a", prompt) as batches:
+                await anext(batches)
+                await until(lambda: batches.over)
             assert not service._permits.reserved
             with service.permit("a") as granted:
                 assert granted == "a"
@@ -339,7 +339,7 @@ def test_what_waits_is_limited_in_tokens(prompt):
             service.enqueue(a, 150)
             with pytest.raises(Overloaded):
                 service.enqueue(b, 1)
-            async with contextlib.aclosing(service.submit(a, prompt)) as batches:
+            with service.submit(a, prompt) as batches:
                 await anext(batches)
                 assert service.queued_tokens == 0
                 service.enqueue(b, 60)

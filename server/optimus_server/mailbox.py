@@ -46,12 +46,10 @@ class Mailbox:
         if self._filled and not self._filled.done():
             self._filled.set_result(None)
 
-    @property
-    def emptied(self) -> bool:
-        """All has been taken, and there will be no more."""
-        return self.over and not self._events and not self._error
+    def __aiter__(self) -> "Mailbox":
+        return self
 
-    async def take(self) -> list[Event | Traced]:
+    async def __anext__(self) -> list[Event | Traced]:
         """All events that are there, in order, once there is one; the error only after them.
 
         Raises:
@@ -63,5 +61,7 @@ class Mailbox:
             self._filled = None
         if self._error and not self._events:
             raise self._error
+        if not self._events:
+            raise StopAsyncIteration
         events, self._events = self._events, []
         return events

@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 
-from optimus_server.engine.request import Committed, Event, Request
+from optimus_server.engine.request import Committed, Request
 from optimus_server.errors import (
     EngineStopped,
     OptimusError,
@@ -161,14 +161,14 @@ class Service:
         """Count a permit's tokens as waiting until its first event; see ``Permits.enqueue``."""
         self._permits.enqueue(request_id, tokens)
 
-    async def submit(self, request_id: str, prompt: Prompt) -> AsyncGenerator[list[Event | Traced], None]:
-        """Run a prompt; yields the events of one step, or of several if the reader is slow.
+    @contextlib.contextmanager
+    def submit(self, request_id: str, prompt: Prompt) -> Iterator[Mailbox]:
+        """Run a prompt while the block runs; its mailbox iterates over the events of one step, or of several if the
+        reader is slow. Leaving the block before the last event cancels the request.
 
         A prompt that asks for traces gets those of its steps among them.
 
-        Read it under ``contextlib.aclosing``: closing it cancels the request.
-
-        Raises:
+        Reading raises:
             InvalidRequest: the engine can never run it.
             ShuttingDown, EngineStopped, TimedOut: the engine will not finish it.
         """
@@ -189,8 +189,7 @@ class Service:
                 if prompt.traced:
                     hear = self.traces.follow(request_id, lambda step, row: mailbox.put(Traced(step, row)))
                     followed.enter_context(hear)
-                while not mailbox.emptied:
-                    yield await mailbox.take()
+                yield mailbox
         finally:
             if timer:
                 timer.cancel()

@@ -104,7 +104,7 @@ class SyntheticEngine(web.ScriptedEngine):
 
 
 def backend(engine: SyntheticEngine, tokenizer: Tokenizer) -> Backend:
-    return web.backend(engine, tokenizer, max_total_tokens=10**6, vocab_size=10**6)
+    return web.backend(engine, tokenizer, max_total_tokens=10**6, max_input_tokens=10**6, vocab_size=10**6)
 
 
 @contextlib.contextmanager

@@ -52,8 +52,8 @@ def test_all_tokens_of_a_step_are_one_write(scripted, tokenizer, path):
     if path == "/generate_stream":
         assert [len(write) for write in writes] == [3, 3, 1]
     else:
-        # The role opens the first write; the last token, the reason and [DONE] follow the third step.
-        assert [len(write) for write in writes] == [4, 3, 2, 1]
+        # The role opens the first write; the last token, the reason and [DONE] are the third step's.
+        assert [len(write) for write in writes] == [4, 3, 3]
 
 
 def test_events_have_no_name_no_id_and_lf_only(scripted):
@@ -188,16 +188,27 @@ def test_many_streams_at_once(scripted, tokenizer):
     assert [events[-1]["generated_text"] for events in results] == ["hello world " * 5] * 24
 
 
-def test_guarded_hides_bugs():
+def test_bugs_are_hidden():
+    sent, closed = [], []
+
     async def writes():
         yield b"one"
         yield b""
         raise ZeroDivisionError("inside")
 
-    async def main():
-        return [write async for write in sse.guarded(writes(), OptimusError.tgi, end=b"end")]
+    async def send(message):
+        sent.append(message)
 
-    first, error, end = asyncio.run(main())
-    assert (first, end) == (b"one", b"end")
-    assert b"inside" not in error
-    assert GenerationFailed.code.encode() in error
+    async def main():
+        held = contextlib.ExitStack()
+        held.callback(lambda: closed.append(True))
+        stream = sse.EventStream(writes(), held, {}, OptimusError.tgi, end=b"end")
+        await stream({"type": "http", "method": "POST"}, asyncio.Event().wait, send)
+
+    asyncio.run(main())
+    start, first, error, last = sent
+    assert (start["status"], first["body"], last["more_body"]) == (200, b"one", False)
+    assert b"inside" not in error["body"]
+    assert GenerationFailed.code.encode() in error["body"]
+    assert error["body"].endswith(b"end")
+    assert closed

@@ -14,7 +14,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,7 @@ async def _measure(model: Path, place: Path, pairs: int, block: int, requests: i
                 key = f"{name}-{number}"
                 journal.expect(key, time.time())
                 ids = tuple(random.Random(key).choices(range(10, 40), k=30))
-                async with aclosing(service.submit(key, Prompt(ids, params, "prompt", (), False, None))) as events:
+                with service.submit(key, Prompt(ids, params, "prompt", (), False, None)) as events:
                     async for _ in events:
                         pass
                 if blocks.logging:

@@ -20,7 +20,7 @@ from optimus_server.api.exchange import Desk, Exchange, desk_of, read_body
 from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import chat_logprobs, completion_logprobs, told
 from optimus_server.api.schemas import ChatRequest, CompletionRequest
-from optimus_server.api.sse import DONE, EventStream, events, guarded
+from optimus_server.api.sse import DONE, EventStream, events
 from optimus_server.errors import OptimusError
 from optimus_server.text.answer import Token
 from optimus_server.text.tokenizer import Tokenizer
@@ -93,8 +93,8 @@ async def _answer(request: Request, dialect: _Dialect, raw: bytes | None = None)
         body = parse(dialect.body, raw)
         exchanges = await open_choices(request, held, request_id, body.asks(), began)
         if body.stream:
-            writes = guarded(_chunks(exchanges, body, dialect), OptimusError.openai, end=DONE)
-            return EventStream(writes, held.pop_all(), exchanges[0].stream_headers())
+            writes, headers = _chunks(exchanges, body, dialect), exchanges[0].stream_headers()
+            return EventStream(writes, held.pop_all(), headers, OptimusError.openai, end=DONE)
         await unless_client_leaves(request, complete(exchanges))
     return _whole(exchanges, body, dialect)
 
@@ -177,12 +177,12 @@ async def _chunks(exchanges: list[Exchange], body: Body, dialect: _Dialect) -> A
     frame = _frame(exchanges[0], dialect) | {"object": dialect.chunk}
     if body.include_usage:
         frame["usage"] = None
-    choices = [_Choice(i, exchange, body, dialect) for i, exchange in enumerate(exchanges)]
-    chunks = [frame | {"choices": [opening]} for choice in choices for opening in choice.opening()]
+    choices = {exchange: _Choice(i, exchange, body, dialect) for i, exchange in enumerate(exchanges)}
+    chunks = [frame | {"choices": [opening]} for choice in choices.values() for opening in choice.opening()]
     running = len(choices)
     async with aclosing(merged(exchanges)) as steps:
-        async for i, tokens in steps:
-            choice, exchange = choices[i], exchanges[i]
+        async for exchange, tokens in steps:
+            choice = choices[exchange]
             chunks += [frame | {"choices": [choice.nothing()], "diffusion": step} for step in exchange.steps_told()]
             chunks += [frame | {"choices": [part]} for part in choice.chunks(tokens)]
             if exchange.answer.usage:
@@ -190,7 +190,7 @@ async def _chunks(exchanges: list[Exchange], body: Body, dialect: _Dialect) -> A
                 running -= 1
                 if body.include_usage and not running:
                     chunks.append(frame | {"choices": [], "usage": _usage(exchanges)})
-            yield events(chunks)
+            yield events(chunks) + (b"" if running else DONE)
             chunks = []
 
 

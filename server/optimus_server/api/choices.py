@@ -1,17 +1,15 @@
 """Several answers to one request: ``n``, ``best_of`` and lists of prompts. Each is an exchange with its own permit."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, aclosing
 
 from starlette.requests import Request
 
-from optimus_server.api.exchange import Exchange, desk_of
+from optimus_server.api.exchange import Exchange, Steps, desk_of
 from optimus_server.errors import TooManyPrompts
 from optimus_server.text.answer import Token
 from optimus_server.text.ask import Ask
-
-Tokens = list[Token]
 
 
 async def open_choices(
@@ -41,18 +39,17 @@ async def open_choices(
     return found
 
 
-async def merged(exchanges: Sequence[Exchange]) -> AsyncGenerator[tuple[int, Tokens], None]:
-    """The tokens of each step of each exchange as they come, with the index of whose they are.
+def merged(exchanges: Sequence[Exchange]) -> Steps:
+    """The tokens of each step of each exchange as they come.
 
     Raises:
         OptimusError: one of them failed; the others are cancelled.
     """
-    if len(exchanges) == 1:
-        # The common case does without a task per step.
-        async with aclosing(exchanges[0].tokens()) as steps:
-            async for tokens in steps:
-                yield 0, tokens
-        return
+    # The common case does without a task per step.
+    return exchanges[0].tokens() if len(exchanges) == 1 else _interleaved(exchanges)
+
+
+async def _interleaved(exchanges: Sequence[Exchange]) -> Steps:
     streams = [exchange.tokens() for exchange in exchanges]
     pending = {asyncio.ensure_future(_next(stream)): i for i, stream in enumerate(streams)}
     try:
@@ -62,7 +59,7 @@ async def merged(exchanges: Sequence[Exchange]) -> AsyncGenerator[tuple[int, Tok
                 i = pending.pop(task)
                 if (step := task.result()) is not None:
                     pending[asyncio.ensure_future(_next(streams[i]))] = i
-                    yield i, step
+                    yield step
     finally:
         for task in pending:
             task.cancel()
@@ -83,5 +80,5 @@ def best_first(exchanges: Sequence[Exchange]) -> list[Exchange]:
     return sorted(exchanges, key=lambda exchange: exchange.answer.mean_logprob, reverse=True)
 
 
-async def _next(stream: AsyncGenerator[Tokens, None]) -> Tokens | None:
+async def _next(stream: Steps) -> tuple[Exchange, list[Token]] | None:
     return await anext(stream, None)

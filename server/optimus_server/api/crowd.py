@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from optimus_server.api.body import Body, parse
 from optimus_server.api.exchange import Desk, Exchange, read_body
-from optimus_server.api.sse import EventStream, event, guarded
+from optimus_server.api.sse import EventStream, event
 from optimus_server.errors import InvalidRequest, OptimusError
 from optimus_server.text.ask import Ask
 
@@ -47,7 +47,7 @@ async def load(request: Request) -> Response:
         raise InvalidRequest(f"`requests` must be >= 0 and <= {MOST}. Given: {wanted}", param="requests")
     crowd = request.app.state.crowd
     assert isinstance(crowd, Crowd)
-    return EventStream(guarded(crowd.told(wanted), OptimusError.tgi), ExitStack(), {})
+    return EventStream(crowd.told(wanted), ExitStack(), {}, OptimusError.tgi)
 
 
 class Crowd:

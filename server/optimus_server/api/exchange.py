@@ -28,6 +28,10 @@ SHORT = 2000
 """Characters of a prompt that is encoded in the event loop: 0.5 ms. To have a thread do it costs 0.3 ms more."""
 
 
+Steps = AsyncGenerator[tuple["Exchange", list[Token]], None]
+"""The tokens of each step of some exchanges, and whose they are."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What the server says about itself and its model.
@@ -141,7 +145,7 @@ class Exchange:
         """The exchange of one of the prompt's choices, under an id of its own."""
         return Exchange(self.desk, request_id, self._path, self.prompt.choice(i), self._began, self._visit)
 
-    async def tokens(self) -> AsyncGenerator[list[Token], None]:
+    async def tokens(self) -> Steps:
         """The tokens of each step. The last list comes when the answer is complete, with ``answer.usage``.
 
         Raises:
@@ -152,17 +156,17 @@ class Exchange:
         self.desk.ledger.began(self._entry)
         last: list[Token] = []
         try:
-            async with aclosing(service.submit(self.id, self.prompt)) as steps:
-                async for events in steps:
+            with service.submit(self.id, self.prompt) as mailbox:
+                async for events in mailbox:
                     was_stopped = answer.stopped
                     last += answer.feed(self._untraced(events))
                     if answer.stopped and not was_stopped and answer.reason is None:
                         service.cancel(self.id)
                     if not answer.stopped and answer.reason is None:
-                        yield last
+                        yield self, last
                         last = []
             outcome = str(answer.reason)
-            yield last
+            yield self, last
         except OptimusError as error:
             outcome = error.code
             self.failure = error

@@ -18,7 +18,7 @@ from optimus_server.api.exchange import Exchange, desk_of, read_body
 from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import tgi_token, tgi_top
 from optimus_server.api.schemas import GenerateRequest, Parameters
-from optimus_server.api.sse import EventStream, events, guarded
+from optimus_server.api.sse import EventStream, events
 from optimus_server.errors import OptimusError
 
 
@@ -65,8 +65,8 @@ async def _answer(
             parameters = parameters.model_copy(update={"return_full_text": full_text})
         exchanges = await open_choices(request, held, request_id, [body.ask(streaming=streaming)], began)
         if streaming:
-            writes = guarded(_events(exchanges[0], parameters), OptimusError.tgi)
-            return EventStream(writes, held.pop_all(), exchanges[0].stream_headers())
+            writes, headers = _events(exchanges[0], parameters), exchanges[0].stream_headers()
+            return EventStream(writes, held.pop_all(), headers, OptimusError.tgi)
         await unless_client_leaves(request, complete(exchanges))
     best, *others = best_first(exchanges)
     result = _result(best, others, parameters)
@@ -78,7 +78,7 @@ async def _events(exchange: Exchange, parameters: Parameters) -> AsyncGenerator[
     index = 0
     tokenizer = exchange.desk.prompter.tokenizer
     async with aclosing(exchange.tokens()) as steps:
-        async for tokens in steps:
+        async for _, tokens in steps:
             payloads: list[dict[str, Any]] = [
                 {"index": i, "token": tgi_token(token), "generated_text": None, "details": None}
                 | ({"top_tokens": tgi_top(token.top, tokenizer)} if token.top else {})

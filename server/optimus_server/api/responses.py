@@ -17,7 +17,7 @@ from optimus_server.api.exchange import Exchange, desk_of, read_body
 from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import chat_logprobs, told
 from optimus_server.api.schemas import Caller, Diffusion, StreamOptions
-from optimus_server.api.sse import EventStream, guarded, named_event
+from optimus_server.api.sse import EventStream, named_event
 from optimus_server.errors import InvalidRequest, OptimusError
 from optimus_server.text.answer import Token
 from optimus_server.text.ask import Ask
@@ -121,8 +121,8 @@ async def responses(request: Request) -> Response:
         exchange = await Exchange.open(request, request_id, body.ask(), began)
         script = _Script(exchange, body)
         if body.stream:
-            writes = guarded(script.events(), script.error, wire=named_event)
-            return EventStream(writes, held.pop_all(), exchange.stream_headers())
+            headers = exchange.stream_headers()
+            return EventStream(script.events(), held.pop_all(), headers, script.error, wire=named_event)
         await unless_client_leaves(request, exchange.complete())
     return JSONResponse(script.response(done=True), headers=exchange.headers())
 
@@ -180,7 +180,7 @@ class _Script:
         ]
         waiting: list[Token] = []
         async with aclosing(self._exchange.tokens()) as steps:
-            async for tokens in steps:
+            async for _, tokens in steps:
                 chunks += [
                     self._event("response.diffusion.step", diffusion=step) for step in self._exchange.steps_told()
                 ]

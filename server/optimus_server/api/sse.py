@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager
 from typing import Any
 
 from pydantic_core import to_json
@@ -58,8 +58,10 @@ class EventStream(EventSourceResponse):
     for each write, would be a tenth of what a stream costs.
 
     Args:
-        writes: each item is one or more whole events.
+        writes: each item is one or more whole events, or nothing.
         held: closed when the response is over, also if its first byte was never sent.
+        render, wire: what a failure says, and how that is written.
+        end: follows a failure.
     """
 
     def __init__(
@@ -67,9 +69,14 @@ class EventStream(EventSourceResponse):
         writes: AsyncGenerator[bytes, None],
         held: AbstractContextManager[Any],
         headers: Mapping[str, str],
+        render: Callable[[OptimusError], Mapping[str, Any]],
+        *,
+        wire: Callable[[Mapping[str, Any]], bytes] = event,
+        end: bytes = b"",
     ) -> None:
         self._writes = writes
         self._held = held
+        self._failure: Callable[[OptimusError], bytes] = lambda error: wire(render(error)) + end
         self._waiting_since: float | None = None
         super().__init__(writes, headers=headers)
 
@@ -111,32 +118,18 @@ class EventStream(EventSourceResponse):
 
     async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for write in self._writes:
-            await self._write(send, write)
+        try:
+            async for write in self._writes:
+                if write:
+                    await self._write(send, write)
+        except OptimusError as error:
+            await self._write(send, self._failure(error))
+        except Exception:
+            logger.exception("A stream failed")
+            await self._write(send, self._failure(GenerationFailed("internal error")))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send, events: bytes) -> None:
         self._waiting_since = self._waiting_since or time.monotonic()
         await send({"type": "http.response.body", "body": events, "more_body": True})
         self._waiting_since = None
-
-
-async def guarded(
-    writes: AsyncGenerator[bytes, None],
-    render: Callable[[OptimusError], Mapping[str, Any]],
-    end: bytes = b"",
-    wire: Callable[[Mapping[str, Any]], bytes] = event,
-) -> AsyncGenerator[bytes, None]:
-    """The writes that are not empty; then, if they fail, an event that says so; then ``end``."""
-    async with aclosing(writes):
-        try:
-            async for write in writes:
-                if write:
-                    yield write
-        except OptimusError as error:
-            yield wire(render(error))
-        except Exception:
-            logger.exception("A stream failed")
-            yield wire(render(GenerationFailed("internal error")))
-        if end:
-            yield end

@@ -20,7 +20,7 @@ from optimus_server.api.ledger import Tally
 from optimus_server.api.sse import EventStream, named_event
 from optimus_server.api.steps import decision_object, row_object
 from optimus_server.engine.telemetry import Decision, StepTrace
-from optimus_server.errors import InvalidRequest
+from optimus_server.errors import InvalidRequest, OptimusError
 
 RING = 256
 """Events that wait for a slow subscriber; of more the oldest are lost, and ``dropped`` counts them."""
@@ -36,7 +36,7 @@ async def diffusion_events(request: Request) -> Response:
         text = f"`types` must be a comma separated list of {', '.join(TYPES)}. Given: {unknown[0][:40]}"
         raise InvalidRequest(text, param="types")
     channel = _Channel(desk_of(request), types, request.query_params.get("request_id"))
-    return EventStream(channel.writes(), ExitStack(), {})
+    return EventStream(channel.writes(), ExitStack(), {}, OptimusError.tgi)
 
 
 class _Channel:

@@ -13,7 +13,7 @@ from optimus_server.api.admin.office import Office, Reader
 from optimus_server.api.admin.views import operator, page, to
 from optimus_server.api.exchange import Desk, desk_of
 from optimus_server.api.sse import EventStream, named_event
-from optimus_server.errors import Refused
+from optimus_server.errors import OptimusError, Refused
 from optimus_server.store.session import file_of
 
 DECISIONS = 30
@@ -39,7 +39,7 @@ async def events(request: Request) -> Response:
     if cookie is None:
         raise Refused("log in first", status=403, code="admin")
     held = ExitStack()
-    return EventStream(_writes(office, held.enter_context(office.reading())), held, HEADERS)
+    return EventStream(_writes(office, held.enter_context(office.reading())), held, HEADERS, OptimusError.tgi)
 
 
 async def _writes(office: Office, reader: Reader) -> AsyncGenerator[bytes, None]:
