@@ -88,7 +88,8 @@ class EventStream(EventSourceResponse):
                 await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        stream, left = asyncio.ensure_future(self._stream(send)), asyncio.ensure_future(has_left(receive))
+        straight = scope.get("state", {}).get("send", send)
+        stream, left = asyncio.ensure_future(self._stream(send, straight)), asyncio.ensure_future(has_left(receive))
         ping: asyncio.Future[None] | None = None
         try:
             while (patience := self._patience()) > 0:
@@ -96,7 +97,7 @@ class EventStream(EventSourceResponse):
                 if (await wait)[0]:
                     break
                 if not self._waiting_since:
-                    ping = asyncio.ensure_future(self._write(send, PING))
+                    ping = asyncio.ensure_future(self._write(straight, PING))
             else:
                 logger.info("A reader took nothing for %.0f s and was dropped", SEND_TIMEOUT_S)
                 # Closing would first send what is buffered; see ``serve.Protocol``.
@@ -116,18 +117,18 @@ class EventStream(EventSourceResponse):
         """For how many seconds a write may still wait."""
         return SEND_TIMEOUT_S - (time.monotonic() - self._waiting_since if self._waiting_since else 0.0)
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, send: Send, straight: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for write in self._writes:
                 if write:
-                    await self._write(send, write)
+                    await self._write(straight, write)
         except OptimusError as error:
-            await self._write(send, self._failure(error))
+            await self._write(straight, self._failure(error))
         except Exception:
             logger.exception("A stream failed")
-            await self._write(send, self._failure(GenerationFailed("internal error")))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._write(straight, self._failure(GenerationFailed("internal error")))
+        await straight({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, send: Send, events: bytes) -> None:
         self._waiting_since = self._waiting_since or time.monotonic()

@@ -62,8 +62,7 @@ class Visit:
     def end(self) -> None:
         """Record it."""
         for choice, (exchange, valid_ms, waiting) in enumerate(self._exchanges):
-            record = self._answered(exchange, valid_ms)
-            self._journal.end(exchange.id, dataclasses.replace(record, choice=choice, queue_depth_in=waiting))
+            self._journal.end(exchange.id, self._answered(exchange, valid_ms, choice, waiting))
         if not self._exchanges and self.status >= 400:
             self._journal.recorder.submit(self._refused())
 
@@ -84,7 +83,7 @@ class Visit:
             total_ms=self._elapsed_ms(),
         )
 
-    def _answered(self, exchange: Exchange, valid_ms: float) -> RequestRecord:
+    def _answered(self, exchange: Exchange, valid_ms: float, choice: int, waiting: int) -> RequestRecord:
         answer, prompt, usage = exchange.answer, exchange.prompt, exchange.answer.usage
         error = exchange.failure or self.error
         cancelled = answer.reason is None and error is None
@@ -102,6 +101,8 @@ class Visit:
             }
         return dataclasses.replace(
             self._refused(),
+            choice=choice,
+            queue_depth_in=waiting,
             error_type=error.code if error else None,
             error=_told(error) if error else None,
             finish_reason="cancelled" if cancelled else answer.reason,

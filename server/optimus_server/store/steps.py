@@ -8,7 +8,8 @@ start, and ``sure`` how sure the model was of them, in percent. ``reason`` holds
 
 import zlib
 from collections.abc import Sequence
-from itertools import islice
+from itertools import chain, islice
+from operator import sub
 
 from pydantic_core import from_json, to_json
 
@@ -18,22 +19,26 @@ VERSION = 1
 
 
 def encode(steps: Sequence[StepRecord]) -> bytes:
-    reasons = sorted({step.reason for step in steps})
+    # Column by column: attribute by attribute takes twice as long.
+    t_ms, start, stop, chunk, frontier, masks, advance, positions, percents, batch, queue, step_ms, reason = (
+        zip(*steps, strict=True) if steps else ((),) * len(StepRecord._fields)
+    )
+    reasons = sorted(set(reason))
     columns = {
-        "t": [round(step.t_ms, 1) for step in steps],
-        "start": [step.start for step in steps],
-        "width": [step.stop - step.start for step in steps],
-        "chunk": [step.chunk for step in steps],
-        "known": [step.frontier - step.start for step in steps],
-        "masks": [step.masks for step in steps],
-        "advance": [step.advance for step in steps],
-        "committed": [len(step.positions) for step in steps],
-        "at": [position - step.start for step in steps for position in step.positions],
-        "sure": [percent for step in steps for percent in step.percents],
-        "batch": [step.batch for step in steps],
-        "queue": [step.queue for step in steps],
-        "ms": [round(step.step_ms, 2) for step in steps],
-        "reason": [reasons.index(step.reason) for step in steps],
+        "t": [round(t, 1) for t in t_ms],
+        "start": start,
+        "width": list(map(sub, stop, start)),
+        "chunk": chunk,
+        "known": list(map(sub, frontier, start)),
+        "masks": masks,
+        "advance": advance,
+        "committed": list(map(len, positions)),
+        "at": [position - first for first, committed in zip(start, positions, strict=True) for position in committed],
+        "sure": list(chain.from_iterable(percents)),
+        "batch": batch,
+        "queue": queue,
+        "ms": [round(ms, 2) for ms in step_ms],
+        "reason": list(map(reasons.index, reason)),
         "reasons": reasons,
     }
     # Level 1: the steps of an ordinary request take some hundred bytes at any level, and a busy server writes many.
