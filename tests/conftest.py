@@ -39,6 +39,16 @@ def tokenizer():
     return Tokenizer(small_tokenizer())
 
 
+@pytest.fixture
+def prompt(tokenizer):
+    """One that asks for nothing special."""
+    from optimus_server.text.ask import Ask
+    from optimus_server.text.prompt import Prompter
+    from tests.web import rules
+
+    return Prompter(tokenizer, rules()).prompt(Ask(inputs="hello"))
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory):
     """A directory that ``optimus serve`` can load: random weights, real tokenizer and chat template."""

@@ -9,7 +9,6 @@ The two talk through a pipe, with a thread at each end that writes and one that 
 
 import atexit
 import contextlib
-import itertools
 import math
 import multiprocessing
 import os
@@ -23,13 +22,10 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-
 from optimus_server import logs
 from optimus_server.api.exchange import Facts
 from optimus_server.backend import Backend, build_backend, model_path
-from optimus_server.engine.request import NOTHING, Params, Request
-from optimus_server.engine.telemetry import Feed, Load, RowTrace, StepTrace
+from optimus_server.engine.telemetry import Feed, Load, StepTrace
 from optimus_server.errors import OptimusError
 from optimus_server.inbox import Add, LoadLike, Message, Stop
 from optimus_server.settings import Settings
@@ -37,6 +33,7 @@ from optimus_server.text.ask import Rules
 from optimus_server.text.prompt import Prompter
 from optimus_server.text.tokenizer import Tokenizer
 from optimus_server.thread import EngineThread, Told, calm_collector
+from optimus_server.wire import Asked, packed, unpacked
 
 UNREAD = 256
 """Traces that may wait for the pipe; of more the oldest are lost."""
@@ -87,29 +84,6 @@ class _About:
     facts: Facts
     shift: int
     load: LoadLike
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request as it travels: its arrays are made again where it arrives."""
-
-    id: str
-    ids: tuple[int, ...]
-    params: Params
-    block_size: int
-    shift: int
-    created: float
-
-    @classmethod
-    def of(cls, request: Request) -> "_Asked":
-        ids = tuple(request.tokens[: request.prompt_len].tolist())
-        return cls(request.id, ids, request.params, request.block_size, request.shift, request.created)
-
-    def request(self) -> Request:
-        request = Request(self.id, self.ids, self.params, block_size=self.block_size, shift=self.shift)
-        # All processes of a machine have the same clock.
-        request.created = self.created
-        return request
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +192,7 @@ class EngineProcess:
             while True:
                 message = self._outgoing.get()
                 # Here rather than in the event loop: a long prompt takes a while.
-                self._pipe.send(_Asked.of(message.request) if isinstance(message, Add) else message)
+                self._pipe.send(Asked.of(message.request) if isinstance(message, Add) else message)
 
     def _read(self) -> None:
         try:
@@ -278,32 +252,10 @@ def run(pipe: Connection, make: Callable[[], Backend]) -> None:
         message = None
         while not isinstance(message, Stop):
             message = pipe.recv()
-            host.put(Add(message.request()) if isinstance(message, _Asked) else message)
+            host.put(Add(message.request()) if isinstance(message, Asked) else message)
         host.join()
         outgoing.put(None)
         writer.join()
     except EOFError:
         # The server is gone, and nothing in a step is worth waiting for.
         os._exit(1)
-
-
-def packed(trace: StepTrace) -> tuple[Any, ...]:
-    """A trace with what its rows commit in three lists: pickling hundreds of small arrays would take too long."""
-    commits: list[Any] = [row.commits for row in trace.rows]
-    positions, ids, logprobs = (
-        np.concatenate([getattr(one, name) for one in (NOTHING, *commits)]) for name in ("positions", "ids", "logprobs")
-    )
-    columns = positions.tolist(), ids.tolist(), np.exp(logprobs).round(4).tolist()
-    rows = [(*row._replace(commits=len(row.commits)),) for row in trace.rows]  # type: ignore[arg-type]
-    return trace.number, trace.at, trace.observed_s, trace.decision, rows, columns
-
-
-def unpacked(parts: tuple[Any, ...]) -> StepTrace:
-    """The inverse of ``packed``; commits are tuples, as whoever reads them wants them."""
-    number, at, observed_s, decision, rows, columns = parts
-    commits = zip(*columns, strict=True)
-    traced = tuple(
-        RowTrace(name, step, start, stop, chunk, masks, tuple(itertools.islice(commits, count)), frontier, advance)
-        for name, step, start, stop, chunk, masks, count, frontier, advance in rows
-    )
-    return StepTrace(number, at, observed_s, decision, traced)

@@ -36,7 +36,8 @@ MAX_GROWTH = 0.02
 
 MAX_REFUSAL_S = 0.05
 MAX_STEP = 1.03
-"""A step with streams over one without."""
+"""A step with streams over one without, with the engine in a process of its own as on a GPU. On a CPU, where it is in
+a thread, steps are longer than what streams take from them."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def main() -> int:
         ratios = compare_steps(count=args.streams, steps=300, rounds=args.rounds)
         for place, ratio in ratios.items():
             print(f"{args.streams} streams, {place}: a step takes {ratio:.3f} of its time without them")
-        return 0 if ratios["thread"] < MAX_STEP else 1
+        return 0 if ratios["process"] < MAX_STEP else 1
     if args.command == "overload":
         both = overload(count=args.streams, steps=int(args.seconds * 100))
         print(both)
