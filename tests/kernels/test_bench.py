@@ -6,7 +6,7 @@ import torch
 from optimus_kernels.bench.check import agrees, errors
 
 pytest.importorskip("triton")
-from optimus_kernels.bench import attention, small
+from optimus_kernels.bench import attention, small, steps
 
 
 def test_errors_are_relative_to_the_references_size():
@@ -34,6 +34,8 @@ def tiny(monkeypatch):
         "ROWS": 8,
     }.items():
         monkeypatch.setattr(small, name, value)
+    for name, value in {"BLOCK": 8, "PAGE": 4, "CANVAS": 64, "CHUNK": 3, "_COUNT": 20, "_SETS": 2}.items():
+        monkeypatch.setattr(steps, name, value)
 
 
 LOAD = attention.Load("tiny", ((8, 40), (1, 33)), page_size=16)
@@ -42,6 +44,7 @@ LOAD = attention.Load("tiny", ((8, 40), (1, 33)), page_size=16)
 def test_right_kernels_pass(tiny):
     assert attention.check(LOAD, attention.Tile(16, 16, 1, 1), 2, torch.float16) is None
     assert small.check(torch.float16) == []
+    assert steps.check() == []
 
 
 def test_wrong_kernels_are_named(tiny, monkeypatch):
@@ -54,6 +57,40 @@ def test_wrong_kernels_are_named(tiny, monkeypatch):
     assert "gate" in names
     assert "greedy tokens" in names
     assert "drawn tokens" in names
+
+
+def test_a_step_that_goes_wrong_is_named(tiny, monkeypatch):
+    right = steps.unmask_triton
+    monkeypatch.setattr(steps, "unmask_triton", lambda *args, **options: ~right(*args, **options))
+    assert {name.split(",")[0] for name in steps.check()} == {"unmask: chosen"}
+    monkeypatch.setattr(steps, "lay_out_triton", lambda *args, **options: wrong_layout(*args, **options))
+    assert "layout: places, seed 0" in steps.check()
+
+
+def wrong_layout(slots, turns, places, plan, **options):
+    made = steps.lay_out_reference(slots, turns, places, plan, **options)
+    places[0] += 1
+    return made
+
+
+def test_a_call_that_is_repeated_does_the_same_again(tiny):
+    for one in steps.contenders(12):
+        first = one.call(*one.sets[0])
+        told = first.clone() if isinstance(first, torch.Tensor) else first.starts.clone()
+        slots = one.sets[0][0]
+        before = slots.tokens.clone(), slots.lengths.clone()
+        again = one.call(*one.sets[0])
+        assert torch.equal(again if isinstance(again, torch.Tensor) else again.starts, told)
+        assert torch.equal(slots.tokens, before[0])
+        assert torch.equal(slots.lengths, before[1])
+
+
+def test_rows_are_as_wide_as_is_said(tiny):
+    slots, turns, places, plan = next(steps.contenders(12)).sets[1]
+    made = steps.lay_out_triton(slots, turns, places, plan, masks=12, shift=0, mask_id=steps.MASK_ID)
+    assert (made.stops - made.starts).tolist() == [3, 3, 3, 3]
+    assert (made.positions >= 0).all()
+    assert (places[0] == steps.MASK_ID).all()
 
 
 def wrong_choice(*args, **kwargs):

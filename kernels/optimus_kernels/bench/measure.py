@@ -2,12 +2,25 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 REPEATS = 20
 # The checks also run on a CPU, in Triton's interpreter; timings do not.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to do one thing: a call, sets of arguments to call it with, and the bytes that one call must move."""
+
+    op: str
+    name: str
+    call: Callable[..., object]
+    sets: Sequence[tuple[Any, ...]]
+    bytes_: int
 
 
 def seconds(calls: Sequence[Callable[[], object]]) -> float:

@@ -1,7 +1,6 @@
-"""The kernels that stream: norms, rotary embedding with KV write, gate, and the choice of tokens."""
+"""All kernels but attention. Here: norms, rotary embedding with KV write, gate, and the choice of tokens."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -9,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from optimus_kernels.bench import steps
 from optimus_kernels.bench.check import agrees
-from optimus_kernels.bench.measure import DEVICE, seconds
+from optimus_kernels.bench.measure import DEVICE, Contender, seconds
 from optimus_kernels.choose import Sampling
 from optimus_kernels.choose.kernel import choose_triton
 from optimus_kernels.choose.reference import choose_reference, kept
@@ -27,23 +27,13 @@ N, ROWS = 300, 64
 _FOOTPRINT = 160 * 2**20
 
 
-@dataclass(frozen=True)
-class Contender:
-    """One way to do one thing: a call, sets of tensors to call it on, and the bytes that one call must move."""
-
-    op: str
-    name: str
-    call: Callable[..., object]
-    sets: Sequence[tuple[Tensor, ...]]
-    bytes_: int
-
-
 def contenders(n: int) -> Iterator[Contender]:
     """All ops on ``n`` positions of SDAR-8B's geometry, in bf16."""
     yield from _norm(n)
     yield from _rotary(n)
     yield from _gate(n)
     yield from _choose(n)
+    yield from steps.contenders(n)
 
 
 def rows(n: int, bandwidth: float) -> list[dict[str, object]]:
