@@ -33,9 +33,7 @@ def _ints(values: object) -> Tensor:
     return torch.tensor(np.array(values), dtype=torch.int32, device=DEVICE)
 
 
-def mixture(
-    rng: Generator, count: int, shift: int, *, block: int = BLOCK, page: int = PAGE, canvas: int = CANVAS
-) -> Case:
+def mixture(rng: Generator, count: int, shift: int, *, block: int, page: int, canvas: int) -> Case:
     """Requests of all policies and rules anywhere in their lives, some of which have ended, in slots without order."""
     places = count + 20
     tokens, lengths = np.full((places, canvas), -1), np.zeros((places, 6), int)
