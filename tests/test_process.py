@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 
 from optimus_server.engine.engine import Engine
-from optimus_server.engine.request import Finished
+from optimus_server.engine.request import Committed, Finished
 from optimus_server.errors import EngineStopped, InvalidRequest, ModelError, SettingsError
 from optimus_server.inbox import Knobs, Stop
+from optimus_server.mailbox import Traced
 from optimus_server.process import EngineProcess, build
 from optimus_server.service import Service
 from optimus_server.settings import Settings
@@ -73,6 +74,8 @@ def test_it_answers_as_a_thread_does(backend):
             with service.traces.watch(steps.append):
                 wanted = prompts(backend, 8)
                 told = await asyncio.gather(*(answer(service, one, f"r{n}") for n, one in enumerate(wanted)))
+                with service.submit("told", replace(wanted[0], traced=True)) as batches:
+                    assert told_first([event async for batch in batches for event in batch])
                 cancelled = asyncio.create_task(answer(service, wanted[0], "gone"))
                 await asyncio.sleep(0.05)
                 service.cancel("gone")
@@ -103,6 +106,17 @@ def test_it_answers_as_a_thread_does(backend):
     wait_for(lambda: not backend.host._process.is_alive(), 20)
 
 
+def told_first(events):
+    """Whether each step was told before its tokens."""
+    told = 0
+    for event in events:
+        if isinstance(event, Traced):
+            told = event.row.step
+        elif isinstance(event, Committed) and event.step > told:
+            return False
+    return told > 0
+
+
 async def until(condition):
     async with asyncio.timeout(10):
         while not condition():  # noqa: ASYNC110
@@ -114,7 +128,7 @@ def long(prompt):
     return replace(prompt, params=replace(prompt.params, max_new_tokens=100_000))
 
 
-def test_a_process_that_is_killed_ends_its_requests_and_no_more():
+def test_a_process_that_is_killed_ends_its_requests_and_no_more(caplog):
     backend = build(Settings(engine_in="process", **OPTIONS))
 
     async def run():
@@ -133,6 +147,7 @@ def test_a_process_that_is_killed_ends_its_requests_and_no_more():
                 service.permit().__enter__()
 
     asyncio.run(run())
+    assert "exit code -9: this server must be restarted" in caplog.text
 
 
 def test_a_process_that_falls_silent_is_stuck(monkeypatch):

@@ -9,6 +9,7 @@ The two talk through a pipe, with a thread at each end that writes and one that 
 
 import atexit
 import contextlib
+import logging
 import math
 import multiprocessing
 import os
@@ -34,6 +35,8 @@ from optimus_server.text.prompt import Prompter
 from optimus_server.text.tokenizer import Tokenizer
 from optimus_server.thread import EngineThread, Told, calm_collector
 from optimus_server.wire import Asked, packed, unpacked
+
+logger = logging.getLogger(__name__)
 
 UNREAD = 256
 """Traces that may wait for the pipe; of more the oldest are lost."""
@@ -202,7 +205,9 @@ class EngineProcess:
             self._heard, self._news = math.inf, replace(self._news, step_began=None)
             if not self._stopping:
                 self._process.join(1.0)
-                self._died(f"the engine's process ended with exit code {self._process.exitcode}")
+                error = f"the engine's process ended with exit code {self._process.exitcode}"
+                logger.error("%s: this server must be restarted", error.capitalize())
+                self._died(error)
 
     def _hear(self, news: _News | _Died) -> None:
         self._heard = time.monotonic()
@@ -210,10 +215,11 @@ class EngineProcess:
             self._died(news.error)
             return
         self._news = news
-        if news.told:
-            self._deliver(news.told)
+        # In this order: whoever has seen a request's end has all its steps.
         for trace in news.traces:
             self.feed.publish(unpacked(trace))
+        if news.told:
+            self._deliver(news.told)
 
 
 def run(pipe: Connection, make: Callable[[], Backend]) -> None:
