@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from optimus_server.api.body import parse
-from optimus_server.api.schemas import ChatRequest, GenerateRequest
+from optimus_server.api.schemas import ChatRequest, CompletionRequest, GenerateRequest
 from optimus_server.errors import InvalidRequest, Malformed
 
 
@@ -102,3 +103,28 @@ def test_the_users_text_is_not_repeated():
     with pytest.raises(InvalidRequest) as caught:
         parse(GenerateRequest, b'{"inputs": "x", "parameters": {"max_new_tokens": "my secret"}}')
     assert "secret" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"prompt": [1.5] * 100_000}, "prompt.0"),
+        ({"prompt": [[1, -1.5]] * 20_000}, "prompt.0.1"),
+        ({"prompt": "x", "stop": ["a", *[5] * 100_000]}, "stop.1"),
+    ],
+)
+def test_of_a_list_of_wrong_items_the_first_is_told(fields, field):
+    raw = json.dumps(fields).encode()
+    with pytest.raises(ValidationError) as all_of_them:
+        CompletionRequest.model_validate_json(raw)
+    # Each would take 10 us of the event loop.
+    assert all_of_them.value.error_count() < 10
+    with pytest.raises(InvalidRequest) as caught:
+        parse(CompletionRequest, raw)
+    assert caught.value.param == field
+
+
+def test_of_too_many_wrong_fields_none_is_told():
+    raw = json.dumps({"inputs": "x"} | {f"k{number}": 1 for number in range(5000)}).encode()
+    with pytest.raises(InvalidRequest, match="5000 fields are unknown or of the wrong type"):
+        parse(GenerateRequest, raw)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from optimus_server.api.schemas import CompletionRequest
 from tests.web import ASSISTANT, USER, spoken
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -128,6 +129,12 @@ def test_errors_have_the_shape_of_openai(scripted, fields, status, param, code):
     error = response.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+
+
+def test_of_too_many_prompts_nothing_is_made(scripted, monkeypatch):
+    monkeypatch.delattr(CompletionRequest, "_ask")
+    error = scripted().post("/v1/completions", {"prompt": ["a"] * 50_000}).json()["error"]
+    assert (error["code"], error["param"]) == ("batch size exceeded", "prompt")
 
 
 def test_special_errors_of_completions(scripted):

@@ -5,9 +5,9 @@ refused by name. ``null`` is the same as absent.
 """
 
 import json
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from optimus_server.errors import InvalidRequest, Malformed
 
@@ -33,6 +33,13 @@ class Body(BaseModel):
 
 
 B = TypeVar("B", bound=Body)
+T = TypeVar("T")
+
+Items = Annotated[list[T], Field(fail_fast=True)]
+"""A list of which only the first wrong item is told: to tell of each of 300,000 would take seconds."""
+
+MAX_PROBLEMS = 1000
+"""To list so many takes 5 ms, in which no stream gets anything."""
 
 
 def parse(kind: type[B], raw: bytes) -> B:
@@ -45,6 +52,8 @@ def parse(kind: type[B], raw: bytes) -> B:
     try:
         return kind.model_validate_json(raw)
     except ValidationError as error:
+        if (count := error.error_count()) > MAX_PROBLEMS:
+            raise InvalidRequest(f"{count} fields are unknown or of the wrong type") from None
         problems = error.errors(include_url=False, include_context=False)
     first = problems[0]
     if first["type"] == "json_invalid":

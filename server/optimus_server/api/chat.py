@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from optimus_server import __version__
 from optimus_server.api.body import parse
-from optimus_server.api.choices import best_first, complete, merged, open_choices
+from optimus_server.api.choices import best_first, check_count, complete, merged, open_choices
 from optimus_server.api.exchange import Desk, Exchange, desk_of, read_body
 from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import chat_logprobs, completion_logprobs, told
@@ -91,6 +91,8 @@ async def _answer(request: Request, dialect: _Dialect, raw: bytes | None = None)
     with ExitStack() as held:
         request_id = held.enter_context(desk_of(request).service.permit(request.state.request_id))
         body = parse(dialect.body, raw)
+        if isinstance(body, CompletionRequest) and body.several:
+            check_count(request, len(body.prompt), "prompt")
         exchanges = await open_choices(request, held, request_id, body.asks(), began)
         if body.stream:
             writes, headers = _chunks(exchanges, body, dialect), exchanges[0].stream_headers()

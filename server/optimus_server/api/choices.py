@@ -12,6 +12,17 @@ from optimus_server.text.answer import Token
 from optimus_server.text.ask import Ask
 
 
+def check_count(request: Request, count: int, param: str) -> None:
+    """See that there are not too many answers to decode; of many prompts also before anything is made of them.
+
+    Raises:
+        TooManyPrompts.
+    """
+    limit = desk_of(request).prompter.rules.max_choices
+    if count > limit:
+        raise TooManyPrompts(f"Number of prompts exceeds the maximum allowed batch size of {limit}", param=param)
+
+
 async def open_choices(
     request: Request, held: ExitStack, request_id: str, asks: Sequence[Ask], began: float
 ) -> list[Exchange]:
@@ -22,16 +33,12 @@ async def open_choices(
         Overloaded: there are not enough permits for all.
     """
     desk = desk_of(request)
-    limit = desk.prompter.rules.max_choices
     found: list[Exchange] = []
     for ask in asks:
         own = held.enter_context(desk.service.permit(f"{request_id}-{len(found)}")) if found else request_id
         first = await Exchange.open(request, own, ask, began)
-        if len(asks) * first.prompt.choices > limit:
-            raise TooManyPrompts(
-                f"Number of prompts exceeds the maximum allowed batch size of {limit}",
-                param=ask.names.get("inputs", "inputs") if len(asks) > 1 else "n",
-            )
+        name = ask.names.get("inputs", "inputs") if len(asks) > 1 else "n"
+        check_count(request, len(asks) * first.prompt.choices, name)
         found.append(first)
         for i in range(1, first.prompt.choices):
             further = held.enter_context(desk.service.permit(f"{request_id}-{len(found)}"))

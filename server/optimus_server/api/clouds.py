@@ -8,9 +8,9 @@ from pydantic import JsonValue
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from optimus_server.api.body import Body, parse
+from optimus_server.api.body import Body, Items, parse
 from optimus_server.api.chat import answer_openai
-from optimus_server.api.choices import complete, open_choices
+from optimus_server.api.choices import check_count, complete, open_choices
 from optimus_server.api.exchange import desk_of, read_body
 from optimus_server.api.generate import answer_tgi
 from optimus_server.api.leaving import unless_client_leaves
@@ -26,7 +26,7 @@ class _Fields(Body):
 
 
 class VertexRequest(Body):
-    instances: list[dict[str, JsonValue]]
+    instances: Items[dict[str, JsonValue]]
 
 
 async def invocations(request: Request) -> Response:
@@ -46,9 +46,11 @@ async def vertex(request: Request) -> Response:
     raw = await read_body(request)
     with ExitStack() as held:
         request_id = held.enter_context(desk_of(request).service.permit(request.state.request_id))
-        asks = [_ask(instance) for instance in parse(VertexRequest, raw).instances]
-        if not asks:
+        instances = parse(VertexRequest, raw).instances
+        if not instances:
             raise InvalidRequest("`instances` cannot be empty", param="instances")
+        check_count(request, len(instances), "instances")
+        asks = [_ask(instance) for instance in instances]
         exchanges = await open_choices(request, held, request_id, asks, began)
         await unless_client_leaves(request, complete(exchanges))
     return JSONResponse({"predictions": [exchange.answer.text for exchange in exchanges]})

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from optimus_server.api.body import Body, parse
+from optimus_server.api.body import Body, Items, parse
 from optimus_server.api.exchange import Exchange, desk_of, read_body
 from optimus_server.api.leaving import unless_client_leaves
 from optimus_server.api.logprobs import chat_logprobs, told
@@ -35,7 +35,7 @@ class InputPart(Body):
 class InputItem(Body):
     type: Literal["message"] | None = None
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[InputPart]
+    content: str | Items[InputPart]
     id: str | None = None
     status: str | None = None
 
@@ -62,14 +62,14 @@ class ResponsesRequest(Caller):
         "truncation": ("disabled",),
     }
 
-    input: str | list[InputItem]
+    input: str | Items[InputItem]
     instructions: str | None = None
     model: str | None = None
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_logprobs: int | None = None
-    include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    include: Items[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     diffusion: Diffusion | None = None

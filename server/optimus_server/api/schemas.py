@@ -5,7 +5,7 @@ What the server cannot honour is known here by name, so that its neutral value p
 
 from typing import Any, ClassVar, Literal
 
-from optimus_server.api.body import Body
+from optimus_server.api.body import Body, Items
 from optimus_server.errors import InvalidRequest, SuffixUnsupported
 from optimus_server.text.ask import Ask
 
@@ -56,7 +56,7 @@ class Parameters(Body):
     do_sample: bool | None = None
     max_new_tokens: int | None = None
     return_full_text: bool | None = None
-    stop: list[str] | None = None
+    stop: Items[str] | None = None
     truncate: int | None = None
     watermark: bool | None = None
     details: bool | None = None
@@ -121,7 +121,7 @@ class ChatMessage(Body):
     """One message; the fields that are null in OpenAI's own answers may come back as null."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: str | Items[TextPart] | None = None
     name: str | None = None
     refusal: None = None
     annotations: None = None
@@ -162,7 +162,7 @@ class OpenAIBody(Caller):
     top_p: float | None = None
     top_k: int | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     diffusion: Diffusion | None = None
@@ -209,7 +209,7 @@ class ChatRequest(OpenAIBody):
         "reasoning_effort": ("none",),
     }
 
-    messages: list[ChatMessage]
+    messages: Items[ChatMessage]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -218,7 +218,7 @@ class ChatRequest(OpenAIBody):
     tool_choice: str | dict[str, Any] | None = None
     tool_prompt: str | None = None
     parallel_tool_calls: bool | None = None
-    modalities: list[str] | None = None
+    modalities: Items[str] | None = None
     reasoning_effort: str | None = None
 
     @property
@@ -246,7 +246,7 @@ class ChatRequest(OpenAIBody):
 class CompletionRequest(OpenAIBody):
     """Body of /v1/completions; a prompt may be text or ids, or a list of such."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Items[str] | Items[int] | Items[Items[int]]
     suffix: str | None = None
     best_of: int | None = None
     logprobs: int | None = None
@@ -265,9 +265,13 @@ class CompletionRequest(OpenAIBody):
             raise InvalidRequest("`echo` is not supported together with `logprobs`", param="echo")
         if self.stream and (self.best_of or 1) > (self.n or 1):
             raise InvalidRequest("`best_of` > `n` is not supported when streaming tokens", param="best_of")
-        prompt = self.prompt
-        several = isinstance(prompt, list) and bool(prompt) and not isinstance(prompt[0], int)
-        return [self._ask(one) for one in (prompt if several else [prompt])]
+        prompt: Any = self.prompt
+        return [self._ask(one) for one in (prompt if self.several else [prompt])]
+
+    @property
+    def several(self) -> bool:
+        """Whether ``prompt`` is a list of prompts."""
+        return isinstance(self.prompt, list) and bool(self.prompt) and not isinstance(self.prompt[0], int)
 
     def _ask(self, prompt: Any) -> Ask:
         return Ask(
