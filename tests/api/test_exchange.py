@@ -102,3 +102,23 @@ def test_request_ids(scripted):
     assert len(set(ids)) == 3
     odd = live.get("/health", headers={"x-request-id": "x" * 200}).headers["x-request-id"]
     assert len(odd) == 32
+
+
+def test_only_long_prompts_are_encoded_in_a_thread_of_their_own(scripted, monkeypatch):
+    live, seen = scripted(), []
+    prompter = live.app.state.desk.prompter
+    encode = prompter.prompt
+
+    def noted(ask):
+        seen.append(threading.current_thread())
+        return encode(ask)
+
+    monkeypatch.setattr(prompter, "prompt", noted)
+    chats = [[{"role": "user", "content": "x"}], [{"role": "user", "content": ""}] * 100]
+    for messages in chats:
+        live.post("/v1/chat/completions", {"messages": messages})
+    for text in ("x", "x" * 5000):
+        live.post("/generate", {"inputs": text})
+    chat, empty_messages, short, long = seen
+    assert chat is short
+    assert short not in (empty_messages, long)
