@@ -116,9 +116,14 @@ def test_a_client_who_leaves_before_the_answer_frees_everything_within_a_second(
     wait_for(lambda: live.engine.ended and live.service.idle and not live.engine.busy, 1.0)
 
 
-def test_a_reader_who_stops_reading_is_dropped(scripted, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [([tuple(range(10, 210))] * 10_000, "cancelled"), ([tuple(range(10, 210)) * 500], "length")],
+    ids=["on the way", "at the end"],
+)
+def test_a_reader_who_stops_reading_is_dropped(scripted, monkeypatch, caplog, script, reason):
     monkeypatch.setattr(sse, "SEND_TIMEOUT_S", 0.3)
-    live = scripted(script=lambda request: [tuple(range(10, 210))] * 10_000, step_s=0.002)
+    live = scripted(script=lambda request: script, step_s=0.002)
     host, port = live.url.removeprefix("http://").split(":")
     data = b'{"inputs": "x"}'
     with socket.create_connection((host, int(port))) as connection:
@@ -135,7 +140,7 @@ def test_a_reader_who_stops_reading_is_dropped(scripted, monkeypatch, caplog):
             while part := connection.recv(1 << 20):
                 text += part
     assert not text.endswith(b"0\r\n\r\n")
-    assert live.engine.ended[0][1] == "cancelled"
+    assert live.engine.ended[0][1] == reason
     assert [record.name for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 

@@ -54,8 +54,8 @@ def events(payloads: Iterable[Mapping[str, Any]]) -> bytes:
 class EventStream(EventSourceResponse):
     """A stream of events that holds resources until its end, however it ends.
 
-    The library says what its headers are like. The library's four tasks and a scope for each response, and what it does
-    for each write, would be a tenth of what a stream costs.
+    The library says what its headers are like. Its four tasks and a scope for each response, and what it does for each
+    write, would be a tenth of what a stream costs.
 
     Args:
         writes: each item is one or more whole events, or nothing.
@@ -88,6 +88,7 @@ class EventStream(EventSourceResponse):
                 await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Past the middleware, see ``guards.RequestId``.
         straight = scope.get("state", {}).get("send", send)
         stream, left = asyncio.ensure_future(self._stream(send, straight)), asyncio.ensure_future(has_left(receive))
         ping: asyncio.Future[None] | None = None
@@ -128,9 +129,9 @@ class EventStream(EventSourceResponse):
         except Exception:
             logger.exception("A stream failed")
             await self._write(straight, self._failure(GenerationFailed("internal error")))
-        await straight({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._write(straight, b"", more=False)
 
-    async def _write(self, send: Send, events: bytes) -> None:
+    async def _write(self, send: Send, events: bytes, *, more: bool = True) -> None:
         self._waiting_since = self._waiting_since or time.monotonic()
-        await send({"type": "http.response.body", "body": events, "more_body": True})
+        await send({"type": "http.response.body", "body": events, "more_body": more})
         self._waiting_since = None
