@@ -106,10 +106,11 @@ class EventStream(EventSourceResponse):
                     abort()
                     await left
         finally:
-            for task in (stream, left, ping):
-                if task:
-                    task.cancel()
-            await asyncio.wait([task for task in (stream, left, ping) if task])
+            tasks = [task for task in (stream, left, ping) if task]
+            for task in tasks:
+                task.cancel()
+            # A comment may come after the end; nobody wants to hear of that.
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._writes.aclose()
         if not stream.cancelled():
             stream.result()
