@@ -69,6 +69,18 @@ def test_a_prompt_that_is_shared_costs_nothing(setting, policy):
     assert all(step.tokens for step in run.steps[20:40:5]) or policy == "block"
 
 
+def test_prompts_that_are_not_shared_are_computed(setting):
+    """Each once, as a load with arrivals has them."""
+    one = replace(setting, shared=False)
+    world = one.world(Scheme.fixed(4), 8)
+    run = world.closed(8, 150, one.endless())
+    prompts = sum(life.arrival.prompt for life in run.lives if life.first is not None)
+    beyond = sum(step.positions for step in run.steps) - prompts
+    tokens = sum(step.tokens for step in run.steps)
+    assert np.mean([life.arrival.prompt for life in run.lives]) == pytest.approx(128, rel=0.1)
+    assert 1.5 < beyond / tokens < 3.5
+
+
 def test_an_answer_that_is_longer_than_the_recording_goes_round_its_whole_blocks(setting):
     recording = setting.recording
     source = int(np.argmax([recording.tokens(source) for source in range(len(recording.tasks))]))
@@ -99,6 +111,15 @@ def test_elastic_is_level_with_the_best_fixed_chunk(setting, task, batch, steps,
         ratios.append(elastic.rate / max(constant(one, scheme, batch, steps).rate for scheme in fixed))
         assert elastic.changes <= 1
     assert np.mean(ratios) >= least
+
+
+@pytest.mark.parametrize(("batch", "least"), [(16, 1.03), (64, 0.99), (256, 0.99)])
+def test_elastic_is_level_with_the_best_fixed_chunk_where_prompts_are_computed(setting, batch, least):
+    """Commits cost prompt, and that comes in bursts: what explores and what chooses must know both."""
+    one = replace(setting, shared=False)
+    fixed = [Scheme.fixed(chunk) for chunk in ((12,) if batch == 16 else (1 + (not one.recording.shift), 3, 4))]
+    elastic = constant(one, Scheme.elastic(), batch, 300)
+    assert elastic.rate >= least * max(constant(one, scheme, batch, 300).rate for scheme in fixed)
 
 
 def test_fixed_chunk_sizes_near_the_best_are_run_at_length():

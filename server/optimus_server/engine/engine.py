@@ -236,7 +236,7 @@ class Engine:
         done = Done(self.steps, time.time() - seconds, seconds, flight.step.decision, turns, results, before)
         done.look_back(self.scheduler.forecast)
         try:
-            self.controller.learn(done.decision, turns, results, before, seconds)
+            self.controller.learn(done.decision, turns, results, seconds)
         except Exception:
             # No request depends on what is learned.
             logger.exception("Step %d was not learned from", self.steps)

@@ -216,7 +216,7 @@ def test_the_rest_of_a_prompt_in_a_row_of_masks_is_no_price_of_its_tokens():
         assert (row.start, row.stop) == (0, 131)
         found = candidates([row])[0][:2]
         turn = Turn(row, 0, 4, None, prompt=False, fresh=True)
-        control.learn(decision, [turn], [Commits(found, found, found * 0.0, valid=True, offered=4)], [128], 0.01)
+        control.learn(decision, [turn], [Commits(found, found, found * 0.0, valid=True, offered=4)], 0.01)
     _, computed = control.yields.table("chunk")
     rung = control.yields.rungs.index(4)
     assert computed[:, rung].mean() < 4.5

@@ -20,7 +20,7 @@ from optimus_server.bench.simulate.validate import validate
 from optimus_server.bench.simulate.world import Arrival, Scheme, load_profile
 from optimus_server.errors import SettingsError
 
-SCENARIOS = ("constant", "step", "profile", "arrivals")
+SCENARIOS = ("constant", "prompts", "step", "profile", "arrivals")
 BATCHES, QUICK_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512), (1, 8, 64)
 LOADS = (8, 256, 8)
 TPOT_S = 0.05
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     if args.from_log:
         report["log"] = _log(setting, args)
         chosen = []
-    parts = {"constant": _constant, "step": _steps, "profile": _profiles, "arrivals": _arrivals}
+    parts = {"constant": _constant, "prompts": _prompts, "step": _steps, "profile": _profiles, "arrivals": _arrivals}
     for name in chosen:
         report[name] = parts[name](setting, args)
     if args.json:
@@ -116,8 +116,10 @@ def _constant(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]
     settings = [replace(setting, context=context) for context in args.context]
     cases = [(one, batch, steps) for one in settings for batch in batches]
     seen: Iterator[list[Steady]] = _map(args.processes, scenarios.point, cases)
+    prompts = "cached" if setting.shared else "computed"
     print(
-        "\nConstant load: tokens a second, elastic over the others, and changes of its level per 100 steps\n\n"
+        f"\nConstant load, prompts {prompts}: tokens a second, elastic over the others, changes of its level per 100 "
+        "steps\n\n"
         "| context | batch | AR | block | best fixed chunk | elastic | over AR | over block | over best | chunk "
         "| changes |\n"
         f"|{' --- |' * 11}"
@@ -137,8 +139,12 @@ def _constant(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]
         )
     print(f"\nElastic over the best fixed chunk: mean {np.mean(ratios):.3f}, least {min(ratios):.3f}")
     if args.plots:
-        plots.throughput(points, args.plots / "throughput.png")
+        plots.throughput(points, args.plots / ("throughput.png" if setting.shared else "throughput-prompts.png"))
     return [asdict(point) for point in points]
+
+
+def _prompts(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
+    return _constant(replace(setting, shared=False), args)
 
 
 def _steps(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:

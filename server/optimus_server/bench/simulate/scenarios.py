@@ -4,6 +4,7 @@ Every scenario compares schemes in the same world: autoregressive decoding by a 
 each fixed chunk size, and the controller. Each is a function of plain values, so that many run at the same time.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,16 +35,27 @@ WAIT_S = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """A model, a machine and a seed; ``profile`` is what the controller takes the machine for."""
+    """A model, a machine and a seed.
+
+    Attributes:
+        profile: what the controller takes the machine for.
+        context: tokens of a prompt, of constant loads.
+        shared: whether the prompts of constant loads are one, which is cached; else each is computed.
+    """
 
     recording: Recording
     table: Profile
     profile: Profile | None = None
     context: int = 128
+    shared: bool = True
     seed: int = 0
 
+    def endless(self, more: int = 1) -> Callable[[], Arrival]:
+        """Requests for a constant load; those of another ``more`` are others."""
+        return endless(self.recording, self.context, seed=self.seed + more, shared=self.shared)
+
     def world(self, scheme: Scheme, rows: int) -> World:
-        """For decoding alone: every request's whole KV fits."""
+        """For constant loads: every request's whole KV fits."""
         room = (self.context + 1024) * (rows + 2)
         return World(
             self.recording, self.table, scheme, profile=self.profile, max_rows=rows, kv_tokens=room, seed=self.seed
@@ -73,7 +85,7 @@ def constant(setting: Setting, scheme: Scheme, batch: int, steps: int = STEPS) -
     steps = max(steps, min(steps * MORE, steps * ROWS // STEPS // batch))
     skip = steps // 3
     world = setting.world(scheme, batch)
-    draw = endless(setting.recording, setting.context, seed=setting.seed + 1)
+    draw = setting.endless()
     world.closed(batch, skip, draw)
     before = world.engine.controller.changes
     run = world.closed(batch, steps - skip, draw)
@@ -134,10 +146,9 @@ def load_step(setting: Setting, before: int, after: int, *, steps: int = 200, se
 
 def _step_run(setting: Setting, scheme: Scheme, before: int, after: int, steps: int) -> Run:
     world = setting.world(scheme, max(before, after))
-    first, second = (endless(setting.recording, setting.context, seed=setting.seed + add) for add in (1, 1001))
-    world.closed(before, BEFORE, first)
+    world.closed(before, BEFORE, setting.endless())
     world.leave(before)
-    return world.closed(after, steps, second)
+    return world.closed(after, steps, setting.endless(1001))
 
 
 def wrong_profile(setting: Setting, profile: Profile, batch: int, *, steps: int = 300, seeds: int = 8) -> Settling:
@@ -146,9 +157,9 @@ def wrong_profile(setting: Setting, profile: Profile, batch: int, *, steps: int 
     elastic, fixed, chunks = [], [], []
     for seed in range(seeds):
         one = replace(setting, seed=setting.seed + seed)
-        draws = [endless(one.recording, one.context, seed=one.seed + 1) for _ in range(2)]
-        elastic.append(replace(one, profile=profile).world(Scheme.elastic(), batch).closed(batch, steps, draws[0]))
-        fixed.append(one.world(best, batch).closed(batch, steps, draws[1]))
+        wrong = replace(one, profile=profile)
+        elastic.append(wrong.world(Scheme.elastic(), batch).closed(batch, steps, one.endless()))
+        fixed.append(one.world(best, batch).closed(batch, steps, one.endless()))
         chunks.append([step.chunk for step in elastic[-1].steps])
     return _settling((batch, batch), best, elastic, fixed, steps, np.mean(chunks, 0))
 

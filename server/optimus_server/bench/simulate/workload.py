@@ -11,18 +11,22 @@ from optimus_server.bench.simulate.world import Arrival
 PERIOD_S, BURST_SHARE, BURST = 10.0, 0.2, 3.0
 
 
-def endless(recording: Recording, context: int, *, seed: int) -> Callable[[], Arrival]:
+def endless(recording: Recording, context: int, *, seed: int, shared: bool = True) -> Callable[[], Arrival]:
     """Requests for a constant load, each as long as it was when it was recorded.
 
     All share a prompt of ``context`` tokens, and some more up to where in its block the answer begins, of which only
-    the first has to be computed: what is left is decoding.
+    the first has to be computed: what is left is decoding. If they do not share it, each has a prompt of its own, of
+    about ``context`` tokens.
     """
     rng = np.random.default_rng(seed)
 
     def draw() -> Arrival:
         source = int(rng.integers(len(recording.tasks)))
-        begins = recording.offsets[source] or recording.block_size
-        return Arrival(0.0, context + begins, recording.tokens(source), source, shared=True)
+        if shared:
+            prompt = context + (recording.offsets[source] or recording.block_size)
+        else:
+            prompt = aligned(recording, context, source)
+        return Arrival(0.0, prompt, recording.tokens(source), source, shared=shared)
 
     return draw
 

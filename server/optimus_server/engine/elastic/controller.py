@@ -4,7 +4,8 @@
     subject to  T(n, k) / E <= TPOT                   for requests that have a target
 
 Logarithms, because a row that commits faster leaves earlier and another takes its place: what counts is by which factor
-each is sped up. (Maximizing the sum of E instead favors easy requests, and fills the batch with hard ones.)
+each is sped up. (Maximizing the sum of E instead favors easy requests, and fills the batch with hard ones.) For the
+same reason more commits bring more prompt, which is part of n (``prompts.py``).
 
 All rows pay the same *price* per computed position; each takes the chunk size that is best for it at that price,
 ``max log E(c) - price * n(c)``. So a request whose tokens come easily gets a large chunk in the same step in which
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimus_server.engine.elastic.latency import LatencyModel
+from optimus_server.engine.elastic.prompts import PromptLoad
 from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.request import Commits, Policy, Request
 from optimus_server.engine.step import Turn
@@ -39,8 +41,6 @@ OTHER_LOAD = 0.1
 EXPLORE, EXPLORED = 8, 4
 # So many different draws of what the chunk sizes may be like.
 DRAWS = 4096
-# How fast the ratio of prompt positions to committed tokens follows what happens, per step.
-FOLLOW = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,7 @@ class Controller:
         self._rows = 0
         self._policy: Policy = "chunk"
         self._openings: dict[Policy, int] = {}
-        # Prompt positions and committed tokens, lately: what a token costs in prompt.
-        self._prompt, self._tokens = 0.0, 1.0
+        self._prompts = PromptLoad()
 
     def opening(self, policy: Policy) -> int:
         """Chunk size of a request that joins, of which nothing is known."""
@@ -137,26 +136,28 @@ class Controller:
         self._policy, *tables = self._expect(rows)
         rung = self._rungs(tables[0], tables[2])
         place = np.arange(len(rows) + 1)
-        speeds, commits, computed = (table[place, rung] for table in tables)
+        logs, commits, computed = (table[place, rung] for table in tables)
         share = np.ones(len(rows) + 1)
         share[-1] = situation.joining
         count = len(rows) + situation.joining
-        speed = np.exp(speeds @ share / count)
+        speed = np.exp(logs @ share / count)
         # Who commits more finishes sooner, and makes room for the next prompt.
-        load = (computed + commits * self._prompt / max(self._tokens, 1e-3)) @ share + situation.fixed
-        seconds = self.latency.predict_many(load, situation.kv_tokens)
-        reason = self._move(speed / seconds, self._missed(rows, seconds / speed), count + situation.fixed_rows)
-        chosen = rung[self._level].copy()
+        decoding, prompt = computed @ share, self._prompts.at(count * speed)
+        rate = speed / self._seconds(decoding + situation.fixed, prompt, situation.kv_tokens)
+        reason = self._move(rate, self._missed(rows, 1 / rate), count + situation.fixed_rows)
+        level = self._level
+        self._prompts.decided(float(count * speed[level]))
+        chosen = rung[level].copy()
         if self._ragged:
-            price = count * self._slope(float(load[self._level]), situation.kv_tokens)
+            price = self._price(situation, count, float(decoding[level]), float(prompt[level]))
             self._explore(rows, tables[0] - price * tables[2], chosen)
         chunks = tuple(self.yields.rungs[rung] for rung in chosen[:-1].tolist())
         return Choice(
             chunks,
             self.yields.rungs[chosen[-1]],
             reason,
-            self._prefill(situation, float(computed[self._level] @ share), float(speed[self._level])),
-            float(commits[self._level] @ share) + situation.fixed_rows,
+            self._prefill(situation, float(decoding[level]), float(speed[level])),
+            float(commits[level] @ share) + situation.fixed_rows,
         )
 
     def learn(
@@ -164,19 +165,19 @@ class Controller:
         decision: Decision,
         turns: Sequence[Turn],
         commits: Sequence[Commits],
-        before: Sequence[int],
         seconds: float,
     ) -> None:
-        """Take a step's result: what its rows committed, where their frontiers were before, how long it took."""
+        """Take a step's result: what its rows committed, and how long it took."""
         self.latency.observe(decision.positions, decision.kv_tokens, seconds)
         policies: dict[Policy, list[int]] = {}
-        tokens = 0
-        for turn, found, frontier in zip(turns, commits, before, strict=True):
+        prompt = 0
+        for turn, found in zip(turns, commits, strict=True):
             row, request = turn.row, turn.row.request
+            # The row that ends a prompt carries some of it, which is no price of its tokens.
+            begin = min(max(row.start, request.known - request.shift), row.stop)
+            prompt += begin - row.start
             if found.offered and request.params.policy != "block":
-                tokens += min(request.frontier, request.end) - frontier
-                # The row that ends a prompt carries some of it, which is no price of its tokens.
-                width = row.stop - max(row.start, request.known - request.shift)
+                width = row.stop - begin
                 behind = int(request.committed[request.end :].sum()) if request.finished else 0
                 policies.setdefault(request.params.policy, []).extend(
                     (self.yields.slot(request.id), len(found.positions), behind, width, turn.chunk)
@@ -184,8 +185,7 @@ class Controller:
         for policy, numbers in policies.items():
             slots, committed, wasted, widths, chunks = np.array(numbers).reshape(-1, 5).T
             self.yields.observe(slots, committed, wasted, widths, chunks, policy)
-        self._prompt += FOLLOW * (decision.prefill - self._prompt)
-        self._tokens += FOLLOW * (tokens - self._tokens)
+        self._prompts.learn(prompt)
 
     def forget(self, request_id: str) -> None:
         self.yields.close(request_id)
@@ -221,10 +221,23 @@ class Controller:
             np.maximum(best, worth, out=best)
         return chosen
 
-    def _slope(self, positions: float, kv_tokens: int) -> float:
-        """By which share one more position makes a step longer."""
-        now, more = self.latency.predict_many(positions * np.array([1, 1.1]), kv_tokens)
-        return float(np.log(more / now) / (0.1 * positions))
+    def _seconds(self, positions: Floats, prompt: Floats, kv_tokens: int) -> Floats:
+        """Mean time of steps with so many positions, and so many of prompt on average."""
+        load = positions[:, None] + np.multiply.outer(prompt, self._prompts.bursts)
+        return np.asarray(self.latency.predict_many(load.ravel(), kv_tokens).reshape(load.shape).mean(1))
+
+    def _price(self, situation: Situation, count: int, decoding: float, prompt: float) -> float:
+        """What a position costs a row, as a share of its commits: by how much it makes all wait.
+
+        Commits themselves cost something: who ends sooner makes room for the next prompt.
+        """
+        more = 0.1 * (decoding + prompt)
+        load = decoding + situation.fixed + np.array([0, more])
+        now, then = self._seconds(load, np.full(2, prompt), situation.kv_tokens)
+        if then <= now:
+            return float(PRICES[0])
+        left = now / (then - now) * more - prompt
+        return float(np.clip(count / max(left, 1e-9), PRICES[0], PRICES[-1]))
 
     def _explore(self, rows: Sequence[Request], worth: Floats, chosen: Ints) -> None:
         """Give some rows, for some blocks, the rung that would be best if all were as good as a draw says they may be.

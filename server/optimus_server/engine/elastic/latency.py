@@ -1,7 +1,9 @@
 """T(n, k): how long a step of ``n`` positions that reads ``k`` KV tokens takes.
 
 The shape comes from a profile: step times at some ``n`` (the knots) and a price per KV token. Observed steps correct
-it, the whole curve at once and each knot by itself, so a slower clock, a noisy neighbor or a wrong profile heals.
+it, so a slower clock, a noisy neighbor or a wrong profile heals. What may be wrong is, in this order, how fast all is,
+what positions cost beside the floor, and each knot, much like its neighbors. A Kalman filter attributes what is seen to
+these: so what was seen at some ``n`` tells something about all others, and does not have to be unlearned there.
 """
 
 import math
@@ -14,8 +16,14 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Share of a new observation that the correction of the whole curve takes, and that of the knots beside it.
-RATE = 0.1
+# Standard deviations of the logarithms of how fast all is, what positions cost, and each knot; by how many octaves
+# knots are apart that are alike by 1/e.
+ALL, SLOPE, KNOT, OCTAVES = 0.7, 1.0, 0.25, 3.0
+# Standard deviation of the logarithm of a step's time. One that surprises counts for less: it may be a step that waited
+# for something. If others follow, more than NOT_NOISE standard deviations off, things have changed.
+NOISE, DOUBT, NOT_NOISE = 0.05, 3.0, 3.0
+# Share of what was known at the start that is unknown again after each step, and after each that is not noise.
+FORGET, FORGET_MORE = 1e-4, 0.05
 # No single step, however late, moves the correction as if it had been more than e times off.
 LARGEST_SURPRISE = 1.0
 # Corrections stay between 1/20 and 20: a clock that counts backwards must not end in an overflow.
@@ -86,12 +94,18 @@ class LatencyModel:
         self.profile = profile
         self._knots = np.array(profile.positions, float)
         self._seconds = np.array(monotone(profile.seconds))
-        self._all = 0.0
-        self._each = np.zeros(len(self._knots))
+        # Logarithms of what is wrong: all, what positions cost, each knot.
+        self._wrong = np.zeros(2 + len(self._knots))
+        octaves = np.log2(self._knots)
+        self._unknown = np.zeros((len(self._wrong), len(self._wrong)))
+        self._unknown[0, 0], self._unknown[1, 1] = ALL**2, SLOPE**2
+        self._unknown[2:, 2:] = KNOT**2 * np.exp(-np.abs(np.subtract.outer(octaves, octaves)) / OCTAVES)
+        # Covariance of ``wrong``.
+        self._doubt = self._unknown.copy()
 
     def predict_many(self, positions: Floats, kv_tokens: float) -> Floats:
         """Seconds for each of ``positions``; never falls with ``positions`` nor with ``kv_tokens``."""
-        return self._at(self._corrected(), positions) + kv_tokens * self.profile.per_kv_token * math.exp(self._all)
+        return self._at(self._corrected(), positions) + kv_tokens * self.profile.per_kv_token * math.exp(self._wrong[0])
 
     def predict(self, positions: float, kv_tokens: float) -> float:
         return float(self.predict_many(np.array([positions], float), kv_tokens)[0])
@@ -106,15 +120,27 @@ class LatencyModel:
             return
         surprise = math.log(seconds / self.predict(positions, kv_tokens))
         surprise = max(-LARGEST_SURPRISE, min(LARGEST_SURPRISE, surprise))
-        self._all = max(-LARGEST_CORRECTION, min(LARGEST_CORRECTION, self._all + RATE * surprise))
-        # The knots around ``positions`` by their nearness. All others went along with the whole curve.
+        seen = self._seen(positions)
+        moves = self._doubt @ seen
+        expected = float(seen @ moves) + NOISE**2
+        forget = FORGET_MORE if abs(surprise) > NOT_NOISE * math.sqrt(expected) else FORGET
+        expected += DOUBT * surprise**2
+        self._wrong += moves * (surprise / expected)
+        np.clip(self._wrong, -LARGEST_CORRECTION, LARGEST_CORRECTION, out=self._wrong)
+        self._doubt -= np.outer(moves, moves) / expected
+        self._doubt += forget * (self._unknown - self._doubt)
+
+    def _seen(self, positions: int) -> Floats:
+        """By how much a step of so many positions is longer for each of what may be wrong."""
         above = int(np.searchsorted(self._knots, positions).clip(0, len(self._knots) - 1))
         below = max(0, above - 1)
         span = self._knots[above] - self._knots[below]
         share = float(np.clip((positions - self._knots[below]) / span, 0, 1)) if span else 1.0
-        self._each[below] += RATE * (1 - share) * surprise
-        self._each[above] += RATE * share * surprise
-        np.clip(self._each, -LARGEST_CORRECTION, LARGEST_CORRECTION, out=self._each)
+        seen = np.zeros(len(self._wrong))
+        seen[0], seen[2 + below], seen[2 + above] = 1.0, 1 - share, share
+        steeper = (self._seconds - self._seconds[0]) * math.exp(self._wrong[1])
+        seen[1] = (steeper / (self._seconds[0] + steeper)) @ seen[2:]
+        return seen
 
     def _at(self, times: Floats, positions: Floats) -> Floats:
         knots = self._knots
@@ -126,4 +152,7 @@ class LatencyModel:
         return np.asarray(seconds)
 
     def _corrected(self) -> Floats:
-        return np.maximum.accumulate(self._seconds * np.exp(self._all + self._each))
+        everywhere, steeper, each = self._wrong[0], self._wrong[1], self._wrong[2:]
+        floor = self._seconds[0]
+        times = (floor + (self._seconds - floor) * math.exp(steeper)) * np.exp(everywhere + each)
+        return np.asarray(np.maximum.accumulate(times))
