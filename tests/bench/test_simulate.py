@@ -214,6 +214,7 @@ def test_the_command_prints_tables_and_writes_figures_and_plots(tmp_path, capsys
         (["--profile", "/nowhere"], "/nowhere is not a latency profile"),
         (["--task", "poems"], "no task poems"),
         (["--record", "/nowhere"], "--record needs --out"),
+        (["--rate", "9", "--scheme", "chunk 5"], "there is no scheme chunk 5, but AR, block 32"),
     ],
 )
 def test_what_cannot_be_simulated_is_exit_code_2(capsys, flags, problem):
@@ -228,12 +229,23 @@ def test_the_requests_of_a_log_are_served_again(tmp_path, capsys):
         for number in range(6):
             recorder.submit(samples.request(number, trace=(), prompt_tokens=40, generated_tokens=20 + number))
     assert main(["bench", "simulate", "--from-log", place, "--json", f"{tmp_path}/log.json"]) == 0
-    report = json.loads((tmp_path / "log.json").read_text())["log"]
+    report = json.loads((tmp_path / "log.json").read_text())["served"]
     assert {"AR", "block 32", "chunk 8", "elastic"} <= {point["scheme"] for point in report}
     assert all(point["requests"] == 6 for point in report)
     by_name = {point["scheme"]: point for point in report}
     assert by_name["elastic"]["tpot_s"][0] < by_name["AR"]["tpot_s"][0]
     assert "6 requests of" in capsys.readouterr().out
+
+
+def test_arrivals_at_a_rate_are_served_once(tmp_path, capsys):
+    flags = ["--rate", "2000", "--requests", "300", "--rows", "100", "--answer", "20", "--scheme", "elastic", "AR"]
+    for way in ([], ["--bursty"]):
+        assert main(["bench", "simulate", *flags, *way, "--json", f"{tmp_path}/served.json"]) == 0
+        elastic, ar = json.loads((tmp_path / "served.json").read_text())["served"]
+        assert (elastic["scheme"], ar["scheme"], elastic["requests"], ar["requests"]) == ("elastic", "AR", 300, 300)
+        assert ar["rate"] < elastic["rate"] < 2000 * 20
+        assert ar["most_rows"] == 100
+    assert "300 requests of 2000 arrivals a second, in bursts" in capsys.readouterr().out
 
 
 def test_a_logged_request_takes_after_the_recorded_one_of_its_speed(setting):

@@ -16,7 +16,9 @@ from optimus_server.bench.flags import machine, positive
 from optimus_server.bench.simulate import log, plots, scenarios
 from optimus_server.bench.simulate.recording import DATA, Recording, record
 from optimus_server.bench.simulate.scenarios import Setting, Settling, Steady, Sustained, schemes
+from optimus_server.bench.simulate.served import Served, served
 from optimus_server.bench.simulate.validate import validate
+from optimus_server.bench.simulate.workload import arrivals
 from optimus_server.bench.simulate.world import Arrival, Scheme, load_profile
 from optimus_server.errors import SettingsError
 
@@ -35,10 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", nargs="+", default=[], metavar="NAME", help="commits of these tasks only, e.g. story")
     parser.add_argument("--scenario", nargs="+", choices=(*SCENARIOS, "all"), default=["constant"])
     parser.add_argument("--batch", nargs="+", type=positive, help="requests at a time, of constant loads")
-    parser.add_argument(
-        "--context", nargs="+", type=positive, default=[128], help="tokens of context, of constant loads"
-    )
+    parser.add_argument("--context", nargs="+", type=positive, default=[128], help="tokens of a prompt")
     parser.add_argument("--from-log", metavar="PLACE", help="serve the requests of this log (as --log-db) instead")
+    parser.add_argument("--rate", type=float, metavar="N", help="serve requests that arrive at N a second instead")
+    parser.add_argument("--bursty", action="store_true", help="with --rate: in bursts")
+    parser.add_argument("--answer", type=positive, metavar="N", help="with --rate: tokens of answers (as recorded)")
+    parser.add_argument("--rows", type=positive, default=scenarios.MOST_ROWS, help="that run at once at most, served")
+    parser.add_argument(
+        "--scheme", nargs="+", metavar="NAME", default=[], help="served: these only, e.g. elastic 'chunk 8'"
+    )
     parser.add_argument("--requests", type=positive, default=800, help="of each run with arrivals")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="few points, short runs: figures of a few percent")
@@ -78,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         "profile": args.profile.stem,
         "seed": args.seed,
     }
-    if args.from_log:
-        report["log"] = _log(setting, args)
+    if args.from_log or args.rate:
+        report["served"] = _served(setting, args)
         chosen = []
     parts = {"constant": _constant, "prompts": _prompts, "step": _steps, "profile": _profiles, "arrivals": _arrivals}
     for name in chosen:
@@ -223,24 +230,38 @@ def _loaded(setting: Setting, bursty: bool, count: int, rounds: int) -> list[Sus
     return scenarios.loaded(setting, bursty=bursty, tpot_s=TPOT_S, count=count, rounds=rounds)
 
 
-def _log(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
-    requests = log.arrivals(args.from_log, setting.recording, seed=setting.seed)
-    compared = schemes(setting.recording)
-    seen = _map(args.processes, _served, [(setting, scheme, requests) for scheme in compared])
+def _served(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:
+    if args.from_log:
+        requests, source = log.arrivals(args.from_log, setting.recording, seed=setting.seed), args.from_log
+    else:
+        requests = arrivals(
+            setting.recording, args.rate, args.requests, prompt=args.context[0], answer=args.answer,
+            bursty=args.bursty, seed=setting.seed,
+        )  # fmt: skip
+        source = f"{args.rate:g} arrivals a second" + (", in bursts" if args.bursty else "")
+    compared = {scheme.name: scheme for scheme in schemes(setting.recording)}
+    if unknown := [name for name in args.scheme if name not in compared]:
+        raise SettingsError(f"there is no scheme {unknown[0]}, but {', '.join(compared)}", param="scheme")
+    cases = [(setting, compared[name], requests, args.rows) for name in args.scheme or compared]
     print(
-        f"\n{len(requests)} requests of {args.from_log}\n\n"
-        "| scheme | first token, ms, median | P90 | TPOT, ms, median | P90 | tokens/s |\n" + f"|{' --- |' * 6}"
+        f"\n{len(requests)} requests of {source}\n\n"
+        "| scheme | first token, ms, median | P90 | TPOT, ms, median | P90 | tokens/s | most rows | rows | took, s |\n"
+        + f"|{' --- |' * 9}"
     )
     points = []
-    for point in seen:
+    for point in _map(args.processes, _serve, cases):
         points.append(asdict(point))
         times = " | ".join(f"{1e3 * value:,.1f}" for value in (*point.first_token_s, *point.tpot_s))
-        print(f"| {point.scheme} | {times} | {point.rate:,.0f} |", flush=True)
+        print(
+            f"| {point.scheme} | {times} | {point.rate:,.0f} | {point.most_rows:,} | {point.rows:,} | "
+            f"{point.took_s:.1f} |",
+            flush=True,
+        )
     return points
 
 
-def _served(setting: Setting, scheme: Scheme, requests: list[Arrival]) -> log.Served:
-    return log.served(setting, scheme, requests, rows=scenarios.MOST_ROWS, tpot_s=TPOT_S)
+def _serve(setting: Setting, scheme: Scheme, requests: list[Arrival], rows: int) -> Served:
+    return served(setting, scheme, requests, rows=rows, tpot_s=TPOT_S)
 
 
 def _over(point: Sustained, base: Sustained) -> str:

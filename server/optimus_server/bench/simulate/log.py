@@ -4,29 +4,14 @@ A logged request comes when it came and is as long as it was. What it commits is
 whose yield is nearest to its own, at about the chunk size it had.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
 from optimus_server.bench.simulate.recording import BLOCK, Recording
-from optimus_server.bench.simulate.scenarios import Setting
 from optimus_server.bench.simulate.workload import aligned
-from optimus_server.bench.simulate.world import Arrival, Scheme, World
+from optimus_server.bench.simulate.world import Arrival
 from optimus_server.errors import SettingsError
 from optimus_server.store.queries import Log
 from optimus_server.store.workload import Arrival as Logged, workload
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A log served by one scheme: medians and 90th percentiles in seconds, tokens a second from first to last."""
-
-    scheme: str
-    requests: int
-    first_token_s: tuple[float, float]
-    tpot_s: tuple[float, float]
-    rate: float
 
 
 def arrivals(place: str, recording: Recording, *, seed: int) -> list[Arrival]:
@@ -65,20 +50,3 @@ def _nearest(logged: Logged, speeds: dict[int, np.ndarray]) -> int:
     masks, advances = np.mean(logged.yields, axis=0)
     size = min(speeds, key=lambda size: abs(size - masks))
     return int(np.abs(np.log(speeds[size] / max(advances, 0.1))).argmin())
-
-
-def served(setting: Setting, scheme: Scheme, requests: Sequence[Arrival], *, rows: int, tpot_s: float) -> Served:
-    """All of them, by one scheme, on a machine that runs up to ``rows`` at once."""
-    room = sum(sorted((one.prompt + one.answer + 128 for one in requests), reverse=True)[:rows]) + 4096
-    world = World(
-        setting.recording, setting.table, scheme, profile=setting.profile, max_rows=rows, kv_tokens=room, tpot_s=tpot_s,
-        seed=setting.seed,
-    )  # fmt: skip
-    run = world.open(requests)
-    waits = [life.first - life.arrival.at for life in run.lives if life.first is not None]
-    tpots = [life.tpot_s for life in run.lives]
-    tokens = sum(life.tokens for life in run.lives)
-    return Served(
-        scheme.name, len(run.lives), (float(np.median(waits)), float(np.percentile(waits, 90))),
-        (float(np.median(tpots)), float(np.percentile(tpots, 90))), tokens / (run.steps[-1].end - requests[0].at),
-    )  # fmt: skip

@@ -32,16 +32,20 @@ def endless(recording: Recording, context: int, *, seed: int, shared: bool = Tru
 
 
 def arrivals(
-    recording: Recording, rate: float, count: int, *, prompt: int, answer: int, bursty: bool, seed: int
+    recording: Recording, rate: float, count: int, *, prompt: int, answer: int | None, bursty: bool, seed: int
 ) -> list[Arrival]:
-    """``count`` requests at ``rate`` a second on average: a Poisson process, of constant rate or in bursts."""
+    """``count`` requests at ``rate`` a second on average: a Poisson process, of constant rate or in bursts.
+
+    Args:
+        answer: tokens of every answer; None is as long as it was when it was recorded.
+    """
     rng = np.random.default_rng(seed)
     due = np.cumsum(rng.exponential(1 / rate, count))
     if bursty:
         due = _bursts(due)
     sources = rng.integers(len(recording.tasks), size=count).tolist()
     return [
-        Arrival(at, aligned(recording, prompt, source), answer, source)
+        Arrival(at, aligned(recording, prompt, source), answer or recording.tokens(source), source)
         for at, source in zip(due.tolist(), sources, strict=True)
     ]
 
