@@ -15,10 +15,9 @@ from optimus_server.bench.simulate.scenarios import (
     constant,
     load_step,
     point,
-    serve,
     steeper,
-    sustained,
 )
+from optimus_server.bench.simulate.sustained import serve, sustained
 from optimus_server.bench.simulate.world import AR, Arrival, Scheme, World, load_profile
 from optimus_server.cli import main
 from optimus_server.demo import MODELS
@@ -174,6 +173,18 @@ def test_bursts_keep_the_mean_rate_and_the_order(setting):
     assert at[-1] == pytest.approx(calm[-1].at, rel=0.1)
     in_bursts = (at % workload.PERIOD_S) < workload.BURST_SHARE * workload.PERIOD_S
     assert in_bursts.mean() == pytest.approx(0.6, abs=0.05)
+
+
+@pytest.mark.parametrize("scheme", [Scheme.fixed(8), Scheme.elastic()], ids=lambda scheme: scheme.name)
+def test_one_step_ahead_is_the_same_work(setting, scheme):
+    """Answers are whole; an end costs a step in which its place is empty, and answers take about seven."""
+    one = replace(setting, shared=False)
+    alone, ahead = (constant(replace(one, ahead=ahead), scheme, 16, 300) for ahead in (False, True))
+    assert 0.8 * alone.rate < ahead.rate < alone.rate
+    world = replace(one, ahead=True).world(scheme, 8)
+    run = world.open([Arrival(0.0, 64, 40 + source, source) for source in range(20)])
+    assert [life.tokens for life in run.lives] == [40 + source for source in range(20)]
+    assert sum(step.tokens for step in run.steps) == sum(life.tokens for life in run.lives)
 
 
 def test_too_many_arrivals_are_not_sustained(setting):

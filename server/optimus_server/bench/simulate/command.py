@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from optimus_server.bench.flags import machine, positive
-from optimus_server.bench.simulate import log, plots, scenarios
+from optimus_server.bench.simulate import log, plots, scenarios, sustained
 from optimus_server.bench.simulate.recording import DATA, Recording, record
-from optimus_server.bench.simulate.scenarios import Setting, Settling, Steady, Sustained, schemes
+from optimus_server.bench.simulate.scenarios import Setting, Settling, Steady, schemes
 from optimus_server.bench.simulate.served import Served, served
+from optimus_server.bench.simulate.sustained import Sustained
 from optimus_server.bench.simulate.validate import validate
 from optimus_server.bench.simulate.workload import arrivals
 from optimus_server.bench.simulate.world import Arrival, Scheme, load_profile
@@ -42,12 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, metavar="N", help="serve requests that arrive at N a second instead")
     parser.add_argument("--bursty", action="store_true", help="with --rate: in bursts")
     parser.add_argument("--answer", type=positive, metavar="N", help="with --rate: tokens of answers (as recorded)")
-    parser.add_argument("--rows", type=positive, default=scenarios.MOST_ROWS, help="that run at once at most, served")
+    parser.add_argument("--rows", type=positive, default=sustained.MOST_ROWS, help="that run at once at most, served")
     parser.add_argument(
         "--scheme", nargs="+", metavar="NAME", default=[], help="served: these only, e.g. elastic 'chunk 8'"
     )
     parser.add_argument("--requests", type=positive, default=800, help="of each run with arrivals")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--ahead", action="store_true", help="launch a step while the one before runs, as on a GPU")
     parser.add_argument("--quick", action="store_true", help="few points, short runs: figures of a few percent")
     parser.add_argument("--processes", type=positive, default=1, help="runs at the same time")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to this file, too")
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         plots.need_matplotlib()
     shipped = DATA / f"{args.commits}.npz"
     recording = Recording.load(shipped if shipped.exists() else Path(args.commits)).of_tasks(args.task)
-    setting = Setting(recording=recording, table=load_profile(args.profile), seed=args.seed)
+    setting = Setting(recording=recording, table=load_profile(args.profile), ahead=args.ahead, seed=args.seed)
     print(
         f"commits of {args.commits}, {', '.join(args.task) or 'all tasks'} ({len(recording.tasks)} requests), "
         f"step times of {args.profile.stem}, seed {args.seed}"
@@ -84,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
         "tasks": args.task,
         "profile": args.profile.stem,
         "seed": args.seed,
+        "ahead": args.ahead,
     }
     if args.from_log or args.rate:
         report["served"] = _served(setting, args)
@@ -205,7 +208,7 @@ def _arrivals(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]
     )
     print(
         f"\nArrivals: requests a second with {1e3 * TPOT_S:.0f} ms a token or less for 90 % of them; "
-        f"{scenarios.PROMPT} tokens of prompt, {scenarios.ANSWER} of answer\n\n"
+        f"{sustained.PROMPT} tokens of prompt, {sustained.ANSWER} of answer\n\n"
         "| arrivals | scheme | requests/s | over AR | over block | tokens/s | TPOT P90, ms | rows | chunk |\n"
         f"|{' --- |' * 9}"
     )
@@ -215,19 +218,19 @@ def _arrivals(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]
         for point in row:
             print(
                 f"| {'bursts' if point.bursty else 'Poisson'} | {point.scheme} | {point.rate:.1f} | "
-                f"{_over(point, row[0])} | {_over(point, row[1])} | {point.rate * scenarios.ANSWER:,.0f} | "
+                f"{_over(point, row[0])} | {_over(point, row[1])} | {point.rate * sustained.ANSWER:,.0f} | "
                 f"{1e3 * point.tpot_p90_s:.1f} | {point.rows:.0f} | {point.chunk:.1f} |",
                 flush=True,
             )
     if args.plots:
         rate = 0.6 * next(point.rate for point in points if point.scheme == "elastic")
-        course = scenarios.burst(setting, Scheme.elastic(), rate, count=min(count, int(rate * 30)))
+        course = sustained.burst(setting, Scheme.elastic(), rate, count=min(count, int(rate * 30)))
         plots.burst(course, args.plots / "burst.png")
     return [asdict(point) for point in points]
 
 
 def _loaded(setting: Setting, bursty: bool, count: int, rounds: int) -> list[Sustained]:
-    return scenarios.loaded(setting, bursty=bursty, tpot_s=TPOT_S, count=count, rounds=rounds)
+    return sustained.loaded(setting, bursty=bursty, tpot_s=TPOT_S, count=count, rounds=rounds)
 
 
 def _served(setting: Setting, args: argparse.Namespace) -> list[dict[str, Any]]:

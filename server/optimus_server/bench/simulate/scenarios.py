@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from optimus_server.bench.simulate.recording import Recording
-from optimus_server.bench.simulate.workload import aligned, arrivals, endless
+from optimus_server.bench.simulate.workload import endless
 from optimus_server.bench.simulate.world import AR, Arrival, Run, Scheme, World
 from optimus_server.engine.elastic.latency import Profile
 from optimus_server.engine.elastic.yields import rungs
@@ -25,12 +25,6 @@ STEPS, ROWS, MORE = 600, 48_000, 20
 SHORTER, NEAR = 6, 0.06
 # A load is there for so many steps before it changes.
 BEFORE = 300
-# What 80 GB hold beside an 8B model in bf16, at 147,456 bytes a token.
-KV_TOKENS = 376_000
-# Arrivals: requests in a system at most, tokens of a prompt and an answer, share of them that is a start.
-MOST_ROWS, PROMPT, ANSWER = 512, 128, 512
-# A queue is stable if the last fifth of the requests waits less than this for its first tokens, in the median.
-WAIT_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +35,7 @@ class Setting:
         profile: what the controller takes the machine for.
         context: tokens of a prompt, of constant loads.
         shared: whether the prompts of constant loads are one, which is cached; else each is computed.
+        ahead: whether a step is launched while the one before is under way, as on a GPU.
     """
 
     recording: Recording
@@ -48,6 +43,7 @@ class Setting:
     profile: Profile | None = None
     context: int = 128
     shared: bool = True
+    ahead: bool = False
     seed: int = 0
 
     def endless(self, more: int = 1) -> Callable[[], Arrival]:
@@ -58,8 +54,9 @@ class Setting:
         """For constant loads: every request's whole KV fits."""
         room = (self.context + 1024) * (rows + 2)
         return World(
-            self.recording, self.table, scheme, profile=self.profile, max_rows=rows, kv_tokens=room, seed=self.seed
-        )
+            self.recording, self.table, scheme, profile=self.profile, max_rows=rows, kv_tokens=room, ahead=self.ahead,
+            seed=self.seed,
+        )  # fmt: skip
 
 
 def schemes(recording: Recording) -> list[Scheme]:
@@ -198,102 +195,3 @@ def wrong_profiles(profile: Profile) -> dict[str, Profile]:
         "slope x 2": steeper(profile, 2),
         "slope / 2": steeper(profile, 0.5),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Sustained:
-    """The highest rate of arrivals that a scheme keeps up with, in requests a second, and what it was like then."""
-
-    scheme: str
-    bursty: bool
-    rate: float
-    tpot_p90_s: float
-    wait_s: float
-    rows: float
-    chunk: float
-
-
-def sustained(
-    setting: Setting, scheme: Scheme, *, bursty: bool, tpot_s: float = 0.05, count: int = 800, rounds: int = 5
-) -> Sustained:
-    """Bisect for the highest rate at which 90 % of the requests take ``tpot_s`` a token or less, and none wait long."""
-    limit = _capacity(setting, scheme)
-    low, high = 0.4 * limit, 1.05 * limit
-    best = serve(setting, scheme, low, bursty=bursty, tpot_s=tpot_s, count=count)
-    while not good(best, tpot_s) and low > 0.02 * limit:
-        low, high = low / 2, low
-        best = serve(setting, scheme, low, bursty=bursty, tpot_s=tpot_s, count=count)
-    for _ in range(rounds):
-        rate = (low + high) / 2
-        found = serve(setting, scheme, rate, bursty=bursty, tpot_s=tpot_s, count=count)
-        low, high, best = (rate, high, found) if good(found, tpot_s) else (low, rate, best)
-    return best if good(best, tpot_s) else replace(best, rate=0.0)
-
-
-def loaded(setting: Setting, *, bursty: bool, tpot_s: float, count: int, rounds: int) -> list[Sustained]:
-    """The highest rate of every scheme, in their order."""
-
-    def highest(scheme: Scheme, count: int, rounds: int) -> Sustained:
-        return sustained(setting, scheme, bursty=bursty, tpot_s=tpot_s, count=count, rounds=rounds)
-
-    ar, block, *fixed, elastic = schemes(setting.recording)
-    # Two rounds fewer are four times as coarse; the best ones are then told apart.
-    found = [highest(scheme, count // 2, rounds - 2) for scheme in fixed]
-    least = 0.9 * max(one.rate for one in found)
-    near = [
-        highest(scheme, count, rounds) if one.rate > least else one for scheme, one in zip(fixed, found, strict=True)
-    ]
-    return [highest(ar, count, rounds), highest(block, count, rounds), *near, highest(elastic, count, rounds)]
-
-
-def good(seen: Sustained, tpot_s: float) -> bool:
-    """Whether a rate is sustained."""
-    return seen.tpot_p90_s <= tpot_s and seen.wait_s <= WAIT_S
-
-
-def serve(setting: Setting, scheme: Scheme, rate: float, *, bursty: bool, tpot_s: float, count: int) -> Sustained:
-    """Requests arrive at ``rate``, in a system that already has about as many as it will."""
-    world = _server(setting, scheme, tpot_s)
-    warm = min(MOST_ROWS, round(rate * ANSWER * tpot_s / 2))
-    for place in range(warm):
-        source = place % len(setting.recording.tasks)
-        prompt = aligned(setting.recording, PROMPT, source)
-        world.add(Arrival(0.0, prompt, 1 + ANSWER * place // warm, source))
-    run = world.open(
-        arrivals(setting.recording, rate, count, prompt=PROMPT, answer=ANSWER, bursty=bursty, seed=setting.seed + 1),
-        most_waiting=warm + count // 4,
-    )
-    lives = [life for life in run.lives[warm:] if life.first is not None]
-    done = [life.tpot_s for life in lives if life.tokens == life.arrival.answer]
-    if len(lives) < count:
-        return Sustained(scheme.name, bursty, rate, np.inf, np.inf, 0.0, 0.0)
-    waits = [life.first - life.arrival.at for life in lives[-count // 5 :] if life.first is not None]
-    return Sustained(
-        scheme.name, bursty, rate, float(np.percentile(done, 90)), float(np.median(waits)),
-        float(np.mean([step.rows for step in run.steps])), float(np.mean([step.chunk for step in run.steps])),
-    )  # fmt: skip
-
-
-def _server(setting: Setting, scheme: Scheme, tpot_s: float) -> World:
-    return World(
-        setting.recording, setting.table, scheme, profile=setting.profile, max_rows=MOST_ROWS, kv_tokens=KV_TOKENS,
-        tpot_s=tpot_s, seed=setting.seed,
-    )  # fmt: skip
-
-
-def _capacity(setting: Setting, scheme: Scheme) -> float:
-    """Requests a second with as many at a time as there may be, however long each takes."""
-    world = _server(setting, scheme, np.inf)
-    draw = iter(
-        arrivals(setting.recording, 1.0, 100_000, prompt=PROMPT, answer=ANSWER, bursty=False, seed=setting.seed + 3)
-    )
-    run = world.closed(MOST_ROWS, 200, lambda: next(draw))
-    return run.throughput(100) / ANSWER
-
-
-def burst(setting: Setting, scheme: Scheme, rate: float, *, count: int, tpot_s: float = 0.05) -> Run:
-    """Bursty arrivals, step by step."""
-    world = _server(setting, scheme, tpot_s)
-    return world.open(
-        arrivals(setting.recording, rate, count, prompt=PROMPT, answer=ANSWER, bursty=True, seed=setting.seed + 1)
-    )

@@ -38,7 +38,7 @@ def served(setting: Setting, scheme: Scheme, requests: Sequence[Arrival], *, row
     room = sum(sorted((one.prompt + one.answer + 128 for one in requests), reverse=True)[:rows]) + 4096
     world = World(
         setting.recording, setting.table, scheme, profile=setting.profile, max_rows=rows, kv_tokens=room, tpot_s=tpot_s,
-        seed=setting.seed,
+        ahead=setting.ahead, seed=setting.seed,
     )  # fmt: skip
     run = world.open(requests)
     waits = [life.first - life.arrival.at for life in run.lives if life.first is not None]

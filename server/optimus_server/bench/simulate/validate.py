@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+from optimus_server.bench.simulate.machine import source_of
 from optimus_server.bench.simulate.recording import Recording, decode
 from optimus_server.bench.simulate.workload import aligned
-from optimus_server.bench.simulate.world import Arrival, Scheme, World, source_of
+from optimus_server.bench.simulate.world import Arrival, Scheme, World
 from optimus_server.demo.tasks import held_out
 from optimus_server.engine.elastic.controller import Choice, Controller, Situation
 from optimus_server.engine.elastic.latency import Profile

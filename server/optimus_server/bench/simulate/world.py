@@ -1,25 +1,23 @@
-"""A simulated machine: the real engine on a clock of its own, with a latency table and replayed commits for a model."""
+"""A simulated world: the real engine on a ``Machine``, its requests, and what became of them."""
 
 import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from optimus_server.bench.simulate.recording import BLOCK, Recording
-from optimus_server.engine.elastic.latency import LatencyModel, Profile
+from optimus_server.bench.simulate.machine import Machine
+from optimus_server.bench.simulate.recording import Recording
+from optimus_server.engine.elastic.latency import Profile
 from optimus_server.engine.engine import Engine, EngineOptions
-from optimus_server.engine.request import NOTHING, Commits, Committed, Finished, Params, Policy, Request
-from optimus_server.engine.step import Landed, Step
-from optimus_server.engine.telemetry import Decision
+from optimus_server.engine.request import Committed, Finished, Params, Policy, Request
 from optimus_server.errors import SettingsError
 
 PAGE = 64
+# One more waits for so many that run, one step ahead.
+SPARE = 4
 
 
 def load_profile(path: Path) -> Profile:
@@ -112,74 +110,6 @@ class Run:
         return sum(step.tokens for step in steps) / sum(step.seconds for step in steps)
 
 
-class Machine:
-    """Runs steps in simulated time (a ``StepRunner``).
-
-    Args:
-        table: true step times.
-        noise: standard deviation of the logarithm of a step's time.
-    """
-
-    def __init__(self, recording: Recording, table: Profile, scheme: Scheme, *, noise: float, seed: int) -> None:
-        self.now, self.ahead = 0.0, False
-        block_size, shift = (1, 1) if scheme is AR else (recording.block_size, recording.shift)
-        config = SimpleNamespace(block_size=block_size, logit_shift=shift, max_position_embeddings=1 << 20)
-        self.config = cast(Any, config)
-        self._truth = LatencyModel(table)
-        self._noise, self._rng = noise, np.random.default_rng(seed)
-        self._courses = recording.courses
-        self._cycles = [recording.cycle(source) for source in range(len(recording.tasks))]
-        self._nearest: dict[int, int] = {}
-        self.decisions: list[Decision] = []
-
-    def launch(self, step: Step) -> Callable[[], Landed]:
-        """What each row commits is what was committed at this place of the recording."""
-        return lambda: self._run(step)
-
-    def _run(self, step: Step) -> Landed:
-        self.decisions.append(step.decision)
-        seconds = self._truth.predict(step.decision.positions, step.decision.kv_tokens)
-        self.now += seconds * float(np.exp(self._noise * self._rng.standard_normal()))
-        rows = step.rows
-        return Landed([(row.start, row.stop) for row in rows], [self._commits(row.request, row.stop) for row in rows])
-
-    def _commits(self, request: Request, stop: int) -> Commits:
-        block, frontier = request.block_size, request.frontier
-        border = (frontier // block + 1) * block
-        count = min(stop + request.shift, border) - frontier
-        if count <= 0:
-            return NOTHING
-        if count == 1:
-            return _commit(np.array([frontier]), 1)
-        source = source_of(request.id)
-        course = self._courses[self._recorded(request)][source]
-        first = self._cycles[source](frontier // block - request.prompt_len // block) * block + frontier % block
-        masked = ~request.committed[frontier:border]
-        known = block - np.count_nonzero(masked)
-        masked = masked[:count]
-        ready = (masked & (course.need[first : first + count] <= known)).nonzero()[0]
-        if not len(ready):
-            ready = np.array([np.where(masked, course.rank[first : first + count], 255).argmin()])
-        return _commit(frontier + ready, int(np.count_nonzero(masked)))
-
-    def _recorded(self, request: Request) -> int:
-        """The recorded chunk size that is nearest to the one in force."""
-        if request.params.policy == "block":
-            return BLOCK
-        if request.chunk not in self._nearest:
-            sizes = (size for size in self._courses if size != BLOCK)
-            self._nearest[request.chunk] = min(sizes, key=lambda size: abs(size - request.chunk))
-        return self._nearest[request.chunk]
-
-
-_ZEROS = [(np.zeros(count, np.int64), np.zeros(count)) for count in range(257)]
-
-
-def _commit(positions: NDArray[np.int64], offered: int) -> Commits:
-    ids, logprobs = _ZEROS[len(positions)]
-    return Commits(positions, ids, logprobs, valid=True, offered=offered)
-
-
 class Continued(Request):
     """A request of which the whole prompt is cached as soon as its whole blocks are: what is left is decoding."""
 
@@ -189,16 +119,13 @@ class Continued(Request):
             self.cached = self.drawn = self.known - self.shift
 
 
-def source_of(request_id: str) -> int:
-    return int(request_id.rsplit("/", 1)[1])
-
-
 class World:
     """An engine on a ``Machine``, and what it was seen to do.
 
     Args:
         profile: what the controller believes about step times; the machine's own table by default.
         max_rows: requests that run at once.
+        ahead: whether a step is launched while the one before is under way, as on a GPU.
     """
 
     def __init__(
@@ -213,9 +140,13 @@ class World:
         prefill_budget: int = 2048,
         tpot_s: float | None = None,
         noise: float = 0.02,
+        ahead: bool = False,
         seed: int = 0,
     ) -> None:
-        self.scheme, self.machine = scheme, Machine(recording, table, scheme, noise=noise, seed=seed)
+        block_size, shift = (1, 1) if scheme is AR else (recording.block_size, recording.shift)
+        self.scheme, self.machine = scheme, Machine(
+            recording, table, block_size=block_size, shift=shift, noise=noise, ahead=ahead, seed=seed
+        )  # fmt: skip
         self.run = Run()
         options = EngineOptions(
             pages=kv_tokens // PAGE,
@@ -281,9 +212,13 @@ class World:
             self._gone.add(name)
 
     def closed(self, concurrency: int, steps: int, draw: Callable[[], Arrival]) -> Run:
-        """A constant load: ``concurrency`` requests at all times, each followed by the next, for ``steps`` steps."""
+        """A constant load: ``concurrency`` requests at all times, each followed by the next, for ``steps`` steps.
+
+        One step ahead, an end is told when the step after has begun; more that wait keep the batch full.
+        """
+        lives = concurrency + self.machine.ahead * max(2, concurrency // SPARE)
         for _ in range(steps):
-            while len(self._lives) < concurrency:
+            while len(self._lives) < lives:
                 self.add(draw())
             self.step()
         return self.run
