@@ -70,12 +70,13 @@ def outlook(row: Row, chunk: int) -> tuple[Row, Outlook]:
     """The longest row that may follow ``row``, whose result is not known yet, and what is to be expected.
 
     The longest one starts where ``row`` does, if that finds no room in its step, and stops where everything that can
-    be committed has been.
+    be committed has been. A row that ends a prompt was known, so it has found room, and its whole blocks are done.
     """
     request = row.request
     farthest = request.first_mask(min(row.stop + request.shift, request.canvas))
     stay, leave = row_after(row, chunk, request.frontier), row_after(row, chunk, farthest)
-    start, stop = min(row.start, leave.start), max(row.stop, stay.stop, leave.stop)
+    prompt = (request.known - request.shift) // request.block_size * request.block_size
+    start, stop = min(max(row.start, prompt), leave.start), max(row.stop, stay.stop, leave.stop)
     visible = max(row.visible, stay.visible, leave.visible)
     border = request.frontier // request.block_size * request.block_size + request.block_size
     masks = border - request.frontier if farthest >= border else 0
