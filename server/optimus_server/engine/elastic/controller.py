@@ -149,8 +149,7 @@ class Controller:
         self._prompts.decided(float(count * speed[level]))
         chosen = rung[level].copy()
         if self._ragged:
-            price = self._price(situation, count, float(decoding[level]), float(prompt[level]))
-            self._explore(rows, tables[0] - price * tables[2], chosen)
+            self._explore(rows, tables[0] - PRICES[level] * tables[2], chosen)
         chunks = tuple(self.yields.rungs[rung] for rung in chosen[:-1].tolist())
         return Choice(
             chunks,
@@ -225,19 +224,6 @@ class Controller:
         """Mean time of steps with so many positions, and so many of prompt on average."""
         load = positions[:, None] + np.multiply.outer(prompt, self._prompts.bursts)
         return np.asarray(self.latency.predict_many(load.ravel(), kv_tokens).reshape(load.shape).mean(1))
-
-    def _price(self, situation: Situation, count: int, decoding: float, prompt: float) -> float:
-        """What a position costs a row, as a share of its commits: by how much it makes all wait.
-
-        Commits themselves cost something: who ends sooner makes room for the next prompt.
-        """
-        more = 0.1 * (decoding + prompt)
-        load = decoding + situation.fixed + np.array([0, more])
-        now, then = self._seconds(load, np.full(2, prompt), situation.kv_tokens)
-        if then <= now:
-            return float(PRICES[0])
-        left = now / (then - now) * more - prompt
-        return float(np.clip(count / max(left, 1e-9), PRICES[0], PRICES[-1]))
 
     def _explore(self, rows: Sequence[Request], worth: Floats, chosen: Ints) -> None:
         """Give some rows, for some blocks, the rung that would be best if all were as good as a draw says they may be.
