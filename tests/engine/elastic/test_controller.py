@@ -57,6 +57,17 @@ def test_those_who_join_count_before_they_do():
     assert settled(controller(), situation(8, joining=250)).typical < settled(controller(), situation(8)).typical
 
 
+def test_prompts_to_come_leave_less_room_for_chunks():
+    def typical(prompt):
+        control = controller()
+        for _ in range(200):
+            choice = control.choose(situation(16))
+            control._prompts.learn(prompt)
+        return choice.typical
+
+    assert typical(0) >= 2 * typical(250)
+
+
 def test_a_target_takes_throughput_back():
     free, tight = controller(), controller(tpot_s=9e-3)
     assert settled(tight, situation(128)).typical != 0

@@ -51,6 +51,40 @@ def test_a_wrong_shape_heals_where_it_is_observed():
         assert flat.predict(n, 0) == pytest.approx(truth(n), rel=0.15)
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_wrong_slope_is_not_taken_for_a_slow_machine(factor):
+    """What was seen of long steps says what short ones take, and does not have to be unlearned there."""
+    floor = H100.seconds[0]
+    wrong = Profile(H100.positions, tuple(floor + factor * (s - floor) for s in H100.seconds), 5e-8)
+    model = LatencyModel(wrong)
+    for step in range(30):
+        n = (500, 900, 1500)[step % 3]
+        model.observe(n, 0, truth(n))
+    for n in (1, 64, 256):
+        assert model.predict(n, 0) == pytest.approx(truth(n), rel=0.15)
+
+
+def test_a_machine_that_becomes_slower_later_is_noticed():
+    model, rng = LatencyModel(H100), np.random.default_rng(0)
+    for step in range(2000):
+        model.observe(LOADS[step % 6], 0, truth(LOADS[step % 6]) * float(np.exp(0.02 * rng.standard_normal())))
+    known = model.predict(200, 0)
+    model.observe(200, 0, 10 * known)
+    assert model.predict(200, 0) == pytest.approx(known, rel=0.05)
+    for _ in range(40):
+        model.observe(200, 0, truth(200, factor=2))
+    assert model.predict(200, 0) == pytest.approx(truth(200, factor=2), rel=0.05)
+
+
+def test_noise_does_not_make_it_unsteady():
+    model, rng = LatencyModel(H100), np.random.default_rng(0)
+    seen = []
+    for _ in range(2000):
+        model.observe(200, 0, truth(200) * float(np.exp(0.05 * rng.standard_normal())))
+        seen.append(model.predict(200, 0) / truth(200))
+    assert np.std(seen[100:]) < 0.02
+
+
 def test_one_late_step_is_not_a_slow_machine():
     model = LatencyModel(H100)
     model.observe(200, 0, 60.0)
