@@ -6,7 +6,7 @@ import torch
 from optimus_kernels.bench.check import agrees, errors
 
 pytest.importorskip("triton")
-from optimus_kernels.bench import attention, small, steps
+from optimus_kernels.bench import attention, products, small, steps
 
 
 def test_errors_are_relative_to_the_references_size():
@@ -34,6 +34,8 @@ def tiny(monkeypatch):
         "ROWS": 8,
     }.items():
         monkeypatch.setattr(small, name, value)
+    monkeypatch.setattr(products, "SHAPES", (("qkv", 64, 48), ("down", 128, 16)))
+    monkeypatch.setattr(products, "GATED", (64, 48))
     for name, value in {"BLOCK": 8, "PAGE": 4, "CANVAS": 64, "CHUNK": 3, "_COUNT": 20, "_SETS": 2}.items():
         monkeypatch.setattr(steps, name, value)
 
@@ -44,6 +46,7 @@ LOAD = attention.Load("tiny", ((8, 40), (1, 33)), page_size=16)
 def test_right_kernels_pass(tiny):
     assert attention.check(LOAD, attention.Tile(16, 16, 1, 1), 2, torch.float16) is None
     assert small.check(torch.float16) == []
+    assert products.check(torch.float16) == []
     assert steps.check() == []
 
 
@@ -53,6 +56,8 @@ def test_wrong_kernels_are_named(tiny, monkeypatch):
     assert "tiny" in attention.check(LOAD, attention.Tile(64, 64, 4, 1), 1, torch.float16)
     monkeypatch.setattr(small, "silu_mul_triton", lambda x: 2 * small.silu_mul_reference(x))
     monkeypatch.setattr(small, "choose_triton", lambda *args, **kwargs: wrong_choice(*args, **kwargs))
+    monkeypatch.setattr(products, "linear_triton", lambda x, weight: 1.1 * torch.nn.functional.linear(x, weight))
+    assert {line.split()[1] for line in products.check(torch.float16)} == {"qkv", "down"}
     names = " ".join(small.check(torch.float16))
     assert "gate" in names
     assert "greedy tokens" in names

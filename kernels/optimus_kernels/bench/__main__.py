@@ -41,7 +41,7 @@ def main() -> None:
             figures += table
             _print_best(table, load.name)
     if args.only != "attention":
-        for n in (32, 256, 512, 2048):
+        for n in (8, 32, 256, 512, 2048):
             table = small.rows(n, bandwidth)
             figures += table
             _print(table)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from optimus_kernels.bench import steps
+from optimus_kernels.bench import products, steps
 from optimus_kernels.bench.check import agrees
 from optimus_kernels.bench.measure import DEVICE, Contender, seconds
 from optimus_kernels.choose import Sampling
@@ -33,6 +33,7 @@ def contenders(n: int) -> Iterator[Contender]:
     yield from _rotary(n)
     yield from _gate(n)
     yield from _choose(n)
+    yield from products.contenders(n)
     yield from steps.contenders(n)
 
 
@@ -149,7 +150,9 @@ def check(dtype: torch.dtype) -> list[str]:
     results = []
     for op, cast in ((norm_rotate_store_triton, dtype), (norm_rotate_store_reference, torch.float32)):
         k, v = (torch.zeros(10, PAGE, KV_HEADS, DIM, device=DEVICE, dtype=cast) for _ in "kv")
-        results.append((op(qkv.to(cast), norm.to(cast), 1e-6, table.to(cast), positions, slots, k, v), k, v))
+        q = op(qkv.to(cast), norm.to(cast), 1e-6, table.to(cast), positions, slots, k, v)
+        # What was not written is 0, and would make errors look large beside it.
+        results.append((q, *(pages.flatten(0, 1)[slots] for pages in (k, v))))
     for name, out, expected in zip(("q", "k", "v"), *results, strict=True):
         expect(f"rotary {name}", out, expected)
 

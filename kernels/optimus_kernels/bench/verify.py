@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import torch
 
-from optimus_kernels.bench import attention, small, steps
+from optimus_kernels.bench import attention, products, small, steps
 from optimus_kernels.paged_attention.tile import Tile
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,7 +34,7 @@ def verify(workers: int, only: str | None) -> list[str]:
 
 
 def _check_small(dtype: str) -> list[str]:
-    wrong = small.check(_DTYPES[dtype])
+    wrong = small.check(_DTYPES[dtype]) + products.check(_DTYPES[dtype])
     if dtype == "bf16":
         wrong += steps.check()
         for one in small.contenders(32):

@@ -32,11 +32,7 @@ CLOSED = frozenset({"/v1/diffusion/events"})
 
 
 class RequestId:
-    """Gives each request an id, the client's ``x-request-id`` if it is printable, and answers with it.
-
-    ``scope["state"]["send"]`` is the way out without what stands between, all of which only looks at how a response
-    starts: a stream sends its events there.
-    """
+    """Gives each request an id, the client's ``x-request-id`` if it is printable, and answers with it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -46,8 +42,7 @@ class RequestId:
             return await self.app(scope, receive, send)
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _ACCEPTED_ID.fullmatch(given) else uuid.uuid4().hex
-        state = scope.setdefault("state", {})
-        state.update(request_id=request_id, send=send)
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -55,11 +50,7 @@ class RequestId:
             await send(message)
 
         logs.request_id.set(request_id)
-        try:
-            return await self.app(scope, receive, send_with_id)
-        finally:
-            # It leads back to the scope, and a circle is freed late.
-            del state["send"]
+        return await self.app(scope, receive, send_with_id)
 
 
 class Bugs:
