@@ -132,6 +132,17 @@ def test_a_level_is_left_when_staying_has_cost_a_whole_step():
     assert steps(lambda count: [1.0, 1.01 if count % 8 == 0 else 0.99]) is None
 
 
+def test_a_level_chosen_for_another_load_is_left_sooner():
+    def steps(rows):
+        control = controller()
+        control._rows = 100
+        return next(n for n in range(1, 100) if control._move(np.array([1.0, 1.08]), np.zeros(2), rows) != "hold")
+
+    assert steps(100) == steps(109) == steps(91) == 13
+    assert steps(150) < 5
+    assert steps(20) == 1
+
+
 class Chaos:
     """A model that commits anything, and a clock that shows anything."""
 
