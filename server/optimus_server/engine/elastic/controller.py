@@ -36,9 +36,11 @@ PRICES: Floats = np.concatenate([[0.002], np.geomspace(0.003, 1.0, 24)])
 # A level is left when what the best one would have gained since the last change, less SLACK a step, adds up to a whole
 # step's work (CUSUM): at once if it is twice as fast, in 12 steps if it is 8 % better, never for a fifth of a percent.
 SLACK, WHOLE = 0.002, 1.0
-# A batch of this share more or fewer rows than when the level was chosen is another load. What was chosen for another
-# load is left so many times sooner for each factor of e beyond.
-OTHER_LOAD, HASTE = 0.1, 20.0
+# A batch of this share more or fewer rows than when the level was chosen is another load.
+OTHER_LOAD = 0.1
+# Rows swing by a factor of up to exp(SWING) where requests come and go, or wait for pages. What was chosen for a load
+# that is further away is left so many times sooner for each factor of e.
+SWING, HASTE = 0.4, 20.0
 # One stretch in so many, of so many blocks, is decoded at a chunk size that may be better than the best one known.
 EXPLORE, EXPLORED = 8, 4
 # So many different draws of what the chunk sizes may be like.
@@ -254,7 +256,7 @@ class Controller:
         changed = rows / self._rows - 1
         gain = float(rate[best] / rate[self._level]) - 1 if rate[self._level] > 0 else np.inf
         self._regret = max(0.0, self._regret + gain - SLACK)
-        beyond = max(0.0, abs(math.log(rows / self._rows)) - OTHER_LOAD)
+        beyond = max(0.0, abs(math.log(rows / self._rows)) - SWING)
         if self._regret < WHOLE / (1 + HASTE * beyond):
             return "slo" if best != free else "hold"
         grew = best < self._level  # prices ascend, so chunks shrink with the level
