@@ -117,7 +117,7 @@ def test_of_a_list_of_wrong_items_the_first_is_told(fields, field):
     raw = json.dumps(fields).encode()
     with pytest.raises(ValidationError) as all_of_them:
         CompletionRequest.model_validate_json(raw)
-    # Each would take 10 us of the event loop.
+    # Each would take its time of the event loop.
     assert all_of_them.value.error_count() < 10
     with pytest.raises(InvalidRequest) as caught:
         parse(CompletionRequest, raw)

@@ -83,7 +83,7 @@ def _launch(
 
 @cache
 def tickets(device: torch.device) -> Tensor:
-    """How many programs of each tile are done; the last one sets it back to 0, for the next product."""
+    """How many programs of each tile are done; the last one sets it back to 0, for the next product on this stream."""
     return torch.zeros(2**14, device=device, dtype=torch.int32)
 
 

@@ -39,7 +39,7 @@ Items = Annotated[list[T], Field(fail_fast=True)]
 """A list of which only the first wrong item is told: to tell of each of 300,000 would take seconds."""
 
 MAX_PROBLEMS = 1000
-"""To list so many takes 5 ms, in which no stream gets anything."""
+"""While they are listed, no stream gets anything."""
 
 
 def parse(kind: type[B], raw: bytes) -> B:

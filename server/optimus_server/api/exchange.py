@@ -25,7 +25,7 @@ from optimus_server.text.ask import Ask
 from optimus_server.text.prompt import Prompt, Prompter
 
 SHORT = 2000
-"""Characters of a prompt that is encoded in the event loop: 0.5 ms. To have a thread do it costs 0.3 ms more."""
+"""Characters of a prompt that is encoded in the event loop: to have a thread do it costs about as much again."""
 
 
 Steps = AsyncGenerator[tuple["Exchange", list[Token]], None]

@@ -12,7 +12,7 @@ MAX_TEMPERATURE = 100.0
 MAX_TOP_K = 2**31 - 1
 
 MESSAGE = 32
-"""Characters that take as long to encode as it takes to render an empty message, 10 us."""
+"""Characters that take about as long to encode as it takes to render an empty message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

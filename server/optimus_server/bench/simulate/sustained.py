@@ -10,7 +10,7 @@ from optimus_server.bench.simulate.world import Arrival, Run, Scheme, World
 
 # What 80 GB hold beside an 8B model in bf16, at 147,456 bytes a token.
 KV_TOKENS = 376_000
-# Arrivals: requests in a system at most, tokens of a prompt and an answer, share of them that is a start.
+# Requests in a system at most, tokens of a prompt and of an answer.
 MOST_ROWS, PROMPT, ANSWER = 512, 128, 512
 # A queue is stable if the last fifth of the requests waits less than this for its first tokens, in the median.
 WAIT_S = 0.5
