@@ -14,7 +14,7 @@ SOURCES = sorted(path for top, package in PACKAGES.items() for path in (ROOT / t
 
 # Lines a file may have. A larger budget is a decision: write the reason in the commit that raises it.
 BUDGET = 300
-ENGINE_BUDGET = 2450
+ENGINE_BUDGET = 2550
 
 
 def tracked() -> list[Path]:

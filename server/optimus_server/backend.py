@@ -58,7 +58,6 @@ def build_backend(settings: Settings) -> Backend:
         ModelError: the checkpoint cannot be served.
         SettingsError: a setting does not fit the checkpoint or this machine.
     """
-    from optimus_server.engine.elastic.latency import LatencyModel
     from optimus_server.engine.elastic.yields import rungs
 
     engine, runner, path = build_engine(settings)
@@ -84,7 +83,7 @@ def build_backend(settings: Settings) -> Backend:
             raise ModelError(f"warm-up failed: {failed.message}")
     logger.info("Warm-up: %.1f s", time.perf_counter() - began)
     if not settings.no_profile:
-        engine.controller.latency = LatencyModel(measured(engine, runner))
+        engine.know(measured(engine, runner))
     return Backend(EngineThread(engine), Prompter(tokenizer, rules), facts, config.logit_shift)
 
 

@@ -15,11 +15,11 @@ def turn(width, outlook=None, longest=None):
 
 
 def flat(positions, kv_tokens):
-    return 1.0
+    return np.ones_like(positions)
 
 
 def steep(positions, kv_tokens):
-    return float(positions)
+    return positions
 
 
 def test_what_is_known_has_exactly_its_room():
@@ -56,3 +56,26 @@ def test_the_mean_is_learned(chance):
     for _ in range(200):
         forecast.learn(mean, [turn(0.8 * mean / 100, outlook) for _ in range(100)])
     assert forecast.room(turns)[0] == pytest.approx(0.8 * mean, rel=0.03)
+
+
+def test_where_steps_are_padded_some_rows_wait_rather_than_all_pay_for_the_next_room():
+    def stairs(dear):
+        def seconds(positions, kv_tokens):
+            return np.where(positions <= 64, 5.0, np.where(positions <= 128, dear, 20.0))
+
+        return Forecast(seconds, (32, 64, 96, 128))
+
+    turns = [turn(10), *(turn(1, Outlook(5, 1, 1)) for _ in range(60))]
+    for dear, room in ((6.5, 64), (5.3, 70), (5.09, 70)):
+        # 70 rows for 64 places: a tenth of them wait, or a step takes longer. There are never more than 70.
+        assert stairs(dear).room(turns) == (room, room)
+    # What is known has its room, whatever it costs.
+    assert stairs(100.0).room([turn(70), *turns[1:]])[0] >= 71
+
+
+def test_one_of_few_rows_does_not_wait_for_little():
+    def stairs(positions, kv_tokens):
+        return np.where(positions <= 32, 5.0, 5.5)
+
+    turns = [turn(17, Outlook(5, 17, 17)) for _ in range(2)]
+    assert Forecast(stairs, (16, 32, 48)).room(turns)[0] == 34

@@ -28,6 +28,18 @@ def test_a_profile_is_one_of_this_device(runner):
     assert (np.diff(LatencyModel(found).predict_many(np.arange(1.0, 300), 0)) >= 0).all()
 
 
+def test_where_steps_are_padded_the_rooms_are_timed(runner):
+    runner.record(max_rows=8, max_positions=100)
+    try:
+        found = profile.measure(runner, max_positions=200)
+        assert found.rooms == tuple(runner.graphs.positions)
+        assert found.padded_to == 100
+        assert found.positions[-1] == 200
+        assert "rooms" in profile.key(runner)
+    finally:
+        runner.graphs = None
+
+
 def test_what_takes_too_long_is_left_to_extrapolation(runner, monkeypatch):
     monkeypatch.setattr(profile, "SLOW_STEP_S", 0.0)
     assert profile.measure(runner, max_positions=200).positions == (1,)

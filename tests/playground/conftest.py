@@ -50,7 +50,7 @@ def demo():
     backend = build_backend(settings)
     known = LatencyModel(Profile((1, 32, 2048), (1.0, 1.0, 64.0), 0.0))
     known.observe = lambda *step: None
-    backend.host.engine.controller.latency = known
+    backend.host.engine.scheduler.know(known)
     with web.listening(create_app(settings, backend), backend.host.engine) as live:
         yield live
         web.wait_for(lambda: live.service.idle and not live.engine.busy)

@@ -77,10 +77,12 @@ class Workload:
             yield FollowUp(example, _earlier(rng, tokenizer, room))
 
 
-# Prompts of about 128 tokens with answers of about 45; answers of about 410; and those after 2,000 tokens. Then the
+# Prompts of about 128 tokens with short answers, of about 43 tokens; the same with stories among the answers, of about
+# 45 on average, to which most of the steps then belong; answers of about 410; and those after 2,000 tokens. Then the
 # answer lies beyond what the demo model was trained on, but it answers there as well (README.md); its checkpoint must
 # allow so many positions (`optimus demo widen --context 4096`).
 WORKLOADS = {
+    "short": Workload(tasks=tuple(task for task in TASKS if task != "story"), context=136, answer=30),
     "chat": Workload(context=136, answer=18),
     "story": Workload(tasks=("story",), answer=300),
     "long": Workload(tasks=("story",), answer=300, context=2000),

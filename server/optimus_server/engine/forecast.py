@@ -3,12 +3,18 @@
 Each row depends on whether the row before commits all that is left of its block; the chance of that is learned by how
 many places are left. So the mean of all rows together is known well, though no single one is. A row that finds no room
 waits for one step, which costs about as much as the room that would have been there for nobody: so the mean is what
-room is made for, or all that may be needed where that takes no longer.
+room is made for, or all that may be needed where that takes no longer. Where the device pads steps to rooms, it is the
+room in which the most positions a second are computed: a few rows wait rather than that all pay for the next room.
 """
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from optimus_server.engine.step import Turn
+
+Floats = NDArray[np.float64]
 
 # Forgetting, per row that is seen: 0.999 is a thousand rows.
 FORGET = 0.999
@@ -24,11 +30,12 @@ class Forecast:
     """Room for the rows of a step.
 
     Args:
-        seconds: of a step, by positions and KV tokens.
+        seconds: of steps, by positions and KV tokens.
+        rooms: what steps are padded to, ascending.
     """
 
-    def __init__(self, seconds: Callable[[float, float], float]) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: Callable[[Floats, Floats], Floats], rooms: Sequence[int] = ()) -> None:
+        self._seconds, self._rooms = seconds, rooms
         self._left: list[float] = []
         self._of: list[float] = []
         self._positions, self._masks = 1.0, 1.0
@@ -57,11 +64,30 @@ class Forecast:
         if not most:
             return positions, masks
         mean = self.mean(turns)
-        kv_tokens = sum([turn.row.visible for turn in turns])
         likely = min(most, max(longest, len(turns) - positions, round(self._positions * mean)))
-        if self._seconds(positions + most, kv_tokens) <= FREE * self._seconds(positions + likely, kv_tokens):
+        kv_tokens = sum([turn.row.visible for turn in turns])
+        gap = 0.5 * likely / sum([turn.outlook is not None for turn in turns])
+        room = self._room(positions, longest, likely, most, gap, kv_tokens)
+        if room >= most:
             return positions + most, masks + most
-        return positions + likely, masks + min(likely, max(longest, round(self._masks * mean)))
+        expected = self._masks * mean * max(1.0, room / likely)
+        return positions + room, masks + min(room, max(longest, round(expected)))
+
+    def _room(self, known: int, longest: int, likely: int, most: int, gap: float, kv_tokens: int) -> int:
+        """Positions for the rows that are not known: ``likely``, ``most`` at most, one row has ``longest``.
+
+        Args:
+            gap: what a row leaves empty that finds no room, on average.
+        """
+        rooms = [room - known for room in self._rooms if known + longest <= room < known + most]
+        if known + likely > max(self._rooms, default=0):
+            # Nothing is padded there.
+            rooms.append(likely)
+        room = np.array([*rooms, most], float)
+        filled = np.where(room < likely, room - gap, likely)
+        seconds = self._seconds(known + room, kv_tokens * (known + filled) / (known + likely))
+        best = int(((known + filled) / seconds).argmax())
+        return int(room[seconds <= FREE * seconds[best]].max(initial=room[best]))
 
     def saw(self, places: int, left: bool) -> None:
         """Learn from a row that might have committed all that was left of its block, and did or did not."""

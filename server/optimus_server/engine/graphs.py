@@ -58,6 +58,9 @@ class StepGraphs:
     Args:
         pages, page_size: pages that one request may have, positions that a page holds.
         max_rows, max_positions: of the largest step to come.
+
+    Attributes:
+        positions: of the rooms, ascending.
     """
 
     def __init__(
@@ -76,10 +79,10 @@ class StepGraphs:
         self._block_size = config.block_size
         self._page_size = page_size
         self._device = device
-        self._positions = _ladder(POSITIONS, min(max_positions, LARGEST))
+        self.positions = _ladder(POSITIONS, min(max_positions, LARGEST))
         self._rows = _ladder(ROWS, max_rows)
         self._pages = _ladder((-(-tokens // page_size) for tokens in TOKENS), pages)
-        self._hidden = torch.empty(self._positions[-1], config.hidden_size, device=device, dtype=dtype)
+        self._hidden = torch.empty(self.positions[-1], config.hidden_size, device=device, dtype=dtype)
         self._recorded: dict[Room, _Recorded] = {}
 
     def __len__(self) -> int:
@@ -87,7 +90,7 @@ class StepGraphs:
 
     def fit(self, needed: Room) -> Room | None:
         """The smallest recorded room for a step, if there is one."""
-        ladders = (self._rows, self._positions, self._pages)
+        ladders = (self._rows, self.positions, self._pages)
         if any(need > ladder[-1] for need, ladder in zip(needed, ladders, strict=True)):
             return None
         room = Room(*(ladder[bisect_left(ladder, need)] for need, ladder in zip(needed, ladders, strict=True)))
@@ -98,7 +101,7 @@ class StepGraphs:
         """Record every room, the largest first: the others then find memory enough in what it has taken."""
         rooms = [
             Room(rows, positions, pages)
-            for positions in reversed(self._positions)
+            for positions in reversed(self.positions)
             for fewer, rows in pairwise([0, *self._rows])
             # A row has a position at least, so steps of so many rows have more positions than there are fewer rows.
             if positions > fewer

@@ -49,6 +49,7 @@ def key(runner: Runner) -> dict[str, Any]:
         "model": model,
         "dtype": str(runner.dtype).removeprefix("torch."),
         "torch": torch.__version__,
+        "rooms": list(_rooms(runner)),
         "optimus": __version__,
     }
 
@@ -75,14 +76,17 @@ def save(directory: Path, runner: Runner, profile: Profile) -> None:
 
 
 def measure(runner: Runner, *, max_positions: int, progress: Callable[[float], None] = lambda share: None) -> Profile:
-    """Time steps of growing size, then one with context.
+    """Time steps of growing size, or of all rooms that steps are padded to, then one with context.
 
     Args:
         runner: its KV memory is overwritten, so nothing may be in it yet.
         max_positions: the largest step the engine will make.
         progress: told the share that is done.
     """
-    knots = sorted({n for n in KNOTS if n < max_positions} | {min(max_positions, KNOTS[-1])})
+    rooms = _rooms(runner)
+    padded_to = max(rooms, default=0)
+    beyond = {n for n in KNOTS if padded_to < n < max_positions} | {max(padded_to, min(max_positions, KNOTS[-1]))}
+    knots = sorted({*rooms, *beyond})
     seconds: list[float] = []
     began = time.perf_counter()
     for number, n in enumerate(knots):
@@ -95,7 +99,13 @@ def measure(runner: Runner, *, max_positions: int, progress: Callable[[float], N
     rows = -(-n // WIDTH)
     longer = _time(runner, n, CONTEXT) - seconds[knots.index(n)]
     progress(1.0)
-    return Profile(tuple(knots), tuple(monotone(seconds)), max(0.0, longer / (rows * CONTEXT)))
+    price = max(0.0, longer / (rows * CONTEXT))
+    return Profile(tuple(knots), tuple(monotone(seconds)), price, min(padded_to, knots[-1]))
+
+
+def _rooms(runner: Runner) -> tuple[int, ...]:
+    """What steps are padded to."""
+    return tuple(runner.graphs.positions) if runner.graphs else ()
 
 
 def _time(runner: Runner, positions: int, context: int) -> float:

@@ -15,6 +15,7 @@ from collections import deque
 
 from optimus_server.engine.blocks import BlockPool, Lease
 from optimus_server.engine.elastic.controller import Choice, Controller, Situation
+from optimus_server.engine.elastic.latency import LatencyModel
 from optimus_server.engine.forecast import Forecast
 from optimus_server.engine.policy import next_row, outlook
 from optimus_server.engine.request import Request
@@ -41,13 +42,18 @@ class Scheduler:
         self.max_rows = max_rows
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
-        # As measured: what is learned of step times is learned with the room that the forecast makes.
-        self.forecast = Forecast(lambda positions, kv_tokens: controller.latency.profiled(positions, kv_tokens))
+        self.know(controller.latency)
         self._leases: dict[str, Lease] = {}
         self._slots: dict[str, int] = {}
         self._free_slots = list(range(max_rows - 1, -1, -1))
         self._head: Request | None = None
         self._overtaken = 0
+
+    def know(self, latency: LatencyModel) -> None:
+        """Take step times."""
+        self.controller.latency = latency
+        # As measured: what is learned of step times is learned with the room that the forecast makes.
+        self.forecast = Forecast(latency.profiled_many, latency.profile.rooms)
 
     def add(self, request: Request) -> None:
         self.waiting.append(request)
@@ -109,7 +115,7 @@ class Scheduler:
             )
         )
         # Prompts end in a row that offers masks already.
-        for request in (*prompts, *itertools.islice(self.waiting, PATIENCE)):
+        for request in (*prompts, *self._next()):
             if request.elastic:
                 request.grant(self.controller.opening(request.params.policy))
         return choice, {request.id: chunk for request, chunk in zip(elastic, choice.chunks, strict=True)}
@@ -183,8 +189,13 @@ class Scheduler:
         self.pool.close(self._leases.pop(request.id))
         self._free_slots.append(self._slots.pop(request.id))
 
+    def _next(self) -> tuple[Request, ...]:
+        """Those of whom some may be admitted in this step."""
+        places = self.max_rows - len(self.running)
+        return tuple(itertools.islice(self.waiting, places + PATIENCE if places else 0))
+
     def _admit(self, turns: list[Turn], budget: int) -> None:
-        for request in tuple(itertools.islice(self.waiting, PATIENCE)):
+        for request in self._next():
             head = self.waiting[0]
             if head is not self._head:
                 self._head, self._overtaken = head, 0

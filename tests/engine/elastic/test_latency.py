@@ -91,6 +91,44 @@ def test_one_late_step_is_not_a_slow_machine():
     assert model.predict(200, 0) < 1.3 * truth(200)
 
 
+STAIRS = Profile((1, 64, 128, 256, 288, 512, 1024), (4.0, 4.5, 5.0, 6.5, 7.8, 11.0, 22.0), 0.0, padded_to=512)
+
+
+def test_a_step_takes_what_its_room_takes():
+    model = LatencyModel(STAIRS)
+    assert [model.predict(n, 0) for n in (1, 2, 64, 65, 257, 512)] == [4.0, 4.5, 4.5, 5.0, 7.8, 11.0]
+    assert model.predict(768, 0) == pytest.approx(16.5)
+    for _ in range(200):
+        model.observe(257, 0, 9.0)
+    assert model.predict(288, 0) == model.predict(257, 0) == pytest.approx(9.0, rel=0.02)
+    assert Profile.from_json(STAIRS.to_json()) == STAIRS
+
+
+def test_rows_that_wait_take_their_share_of_cheaper_steps():
+    model = LatencyModel(STAIRS)
+
+    def shared(positions, width):
+        return float(model.shared_many(np.array([float(positions)]), np.array([float(width)]), 0)[0])
+
+    # 262 rows of one position: 255.5 of them in each step of 256.
+    assert shared(262, 1) == pytest.approx(6.5 * 262 / 255.5)
+    # Two rows of 131: to let one wait would halve the step.
+    assert shared(262, 131) == 7.8
+    # The next room is cheaper than waiting, and a full one needs nobody to wait.
+    assert shared(285, 1) == pytest.approx(6.5 * 285 / 255.5)
+    assert shared(400, 1) == pytest.approx(6.5 * 400 / 255.5)
+    assert shared(450, 1) == 11.0
+    assert shared(256, 1) == 6.5
+    # Beyond the last room nothing is padded.
+    assert shared(600, 1) == model.predict(600, 0)
+
+
+@given(st.integers(1, 1100), st.integers(1, 64))
+def test_waiting_never_costs(positions, width):
+    model, n = LatencyModel(STAIRS), np.array([float(positions)])
+    assert model.shared_many(n, np.array([float(width)]), 100)[0] <= model.predict(positions, 100) * (1 + 1e-12)
+
+
 @settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(-5, 5000), st.integers(0, 10**7), clocks), max_size=60))
 def test_no_clock_breaks_it(observations):
@@ -134,9 +172,10 @@ def test_a_profile_survives_json():
 
 def test_the_profile_stays_what_it_was_measured():
     model = LatencyModel(Profile((1, 64, 256), (1.0, 1.0, 4.0), 0.001))
-    before = [model.profiled(n, k) for n, k in ((1, 0), (160, 100), (512, 0))]
-    assert before == [model.predict(n, k) for n, k in ((1, 0), (160, 100), (512, 0))] == [1.0, 2.6, 8.0]
+    load = np.array([1.0, 160, 512]), np.array([0.0, 100, 0])
+    before = model.profiled_many(*load).tolist()
+    assert before == [model.predict(n, k) for n, k in zip(*load, strict=True)] == [1.0, 2.6, 8.0]
     for _ in range(50):
         model.observe(200, 0, 30.0)
     assert model.predict(200, 0) > 10
-    assert [model.profiled(n, k) for n, k in ((1, 0), (160, 100), (512, 0))] == before
+    assert model.profiled_many(*load).tolist() == before

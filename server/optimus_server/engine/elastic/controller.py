@@ -147,8 +147,10 @@ class Controller:
         speed = np.exp(logs @ share / count)
         # Who commits more finishes sooner, and makes room for the next prompt.
         decoding, prompt = computed @ share, self._prompts.at(count * speed)
-        rate = speed / self._seconds(decoding + situation.fixed, prompt, situation.kv_tokens)
-        reason = self._move(rate, self._missed(rows, 1 / rate), count + situation.fixed_rows)
+        decoding += situation.fixed
+        running = count + situation.fixed_rows
+        rate = speed / self._seconds(decoding, running, prompt, situation.kv_tokens)
+        reason = self._move(rate, self._missed(rows, 1 / rate), running)
         level = self._level
         self._prompts.decided(float(count * speed[level]))
         chosen = rung[level].copy()
@@ -224,10 +226,10 @@ class Controller:
             np.maximum(best, worth, out=best)
         return chosen
 
-    def _seconds(self, positions: Floats, prompt: Floats, kv_tokens: int) -> Floats:
-        """Mean time of steps with so many positions, and so many of prompt on average."""
+    def _seconds(self, positions: Floats, rows: int, prompt: Floats, kv_tokens: int) -> Floats:
+        """Mean time of steps of so many rows with so many positions, and so many of prompt on average."""
         load = positions[:, None] + np.multiply.outer(prompt, self._prompts.bursts)
-        return np.asarray(self.latency.predict_many(load.ravel(), kv_tokens).reshape(load.shape).mean(1))
+        return np.asarray(self.latency.shared_many(load, positions[:, None] / rows, kv_tokens).mean(1))
 
     def _explore(self, rows: Sequence[Request], worth: Floats, chosen: Ints) -> None:
         """Give some rows, for some blocks, the rung that would be best if all were as good as a draw says they may be.
@@ -273,6 +275,6 @@ class Controller:
         if not self.tpot_s or not situation.prefill:
             return self.prefill_budget
         most = np.arange(0, self.prefill_budget + 1, self.block_size, dtype=float)
-        seconds = self.latency.predict_many(computed + situation.fixed + most, situation.kv_tokens)
+        seconds = self.latency.predict_many(computed + most, situation.kv_tokens)
         fits = int((seconds <= self.tpot_s * speed).sum()) - 1
         return max(self.block_size, int(most[max(fits, 0)]))

@@ -4,11 +4,14 @@ The shape comes from a profile: step times at some ``n`` (the knots) and a price
 it, so a slower clock, a noisy neighbor or a wrong profile heals. What may be wrong is, in this order, how fast all is,
 what positions cost beside the floor, and each knot, much like its neighbors. A Kalman filter attributes what is seen to
 these: so what was seen at some ``n`` tells something about all others, and does not have to be unlearned there.
+
+Where steps are padded to rooms (``engine.graphs``), T is a flight of stairs: one position more than a room holds costs
+as much as the next room. Then it may be better that a few rows wait for one step (``shared_many``).
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +37,10 @@ LARGEST_CORRECTION = math.log(20)
 class Profile:
     """Step times as measured once: ``seconds[i]`` for ``positions[i]`` without context, and seconds per KV token.
 
+    Attributes:
+        padded_to: steps of at most so many positions are padded to the next of ``positions``; between all others times
+            are interpolated.
+
     Raises:
         ValueError: positions do not ascend, or a time is not a positive number.
     """
@@ -41,6 +48,7 @@ class Profile:
     positions: tuple[int, ...]
     seconds: tuple[float, ...]
     per_kv_token: float
+    padded_to: int = 0
 
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in zip(self.positions, self.positions[1:], strict=False))
@@ -51,22 +59,27 @@ class Profile:
         if not (math.isfinite(self.per_kv_token) and self.per_kv_token >= 0):
             raise ValueError("per_kv_token must not be negative")
 
+    @property
+    def rooms(self) -> tuple[int, ...]:
+        """What steps are padded to."""
+        return tuple(n for n in self.positions if n <= self.padded_to)
+
     @classmethod
     def unmeasured(cls) -> "Profile":
         """A device nobody has looked at: flat, then proportional to the positions. Only its shape matters."""
         return cls((1, 64, 128, 256, 512, 1024, 2048), (1.0, 1.0, 1.3, 2.0, 4.0, 8.0, 16.0), 0.0)
 
     def to_json(self) -> dict[str, Any]:
-        return {"positions": self.positions, "seconds": self.seconds, "per_kv_token": self.per_kv_token}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Profile":
         """Raises ValueError, KeyError or TypeError if ``data`` is not what ``to_json`` made."""
         positions, seconds = tuple(map(int, data["positions"])), tuple(map(float, data["seconds"]))
-        return cls(positions, seconds, float(data["per_kv_token"]))
+        return cls(positions, seconds, float(data["per_kv_token"]), int(data.get("padded_to", 0)))
 
     def scaled(self, factor: float) -> "Profile":
-        return Profile(self.positions, tuple(s * factor for s in self.seconds), self.per_kv_token * factor)
+        return replace(self, seconds=tuple(s * factor for s in self.seconds), per_kv_token=self.per_kv_token * factor)
 
 
 def monotone(values: Sequence[float]) -> list[float]:
@@ -94,6 +107,7 @@ class LatencyModel:
         self.profile = profile
         self._knots = np.array(profile.positions, float)
         self._seconds = np.array(monotone(profile.seconds))
+        self._rooms = len(profile.rooms)
         # Logarithms of what is wrong: all, what positions cost, each knot.
         self._wrong = np.zeros(2 + len(self._knots))
         octaves = np.log2(self._knots)
@@ -105,19 +119,39 @@ class LatencyModel:
 
     def predict_many(self, positions: Floats, kv_tokens: float) -> Floats:
         """Seconds for each of ``positions``; never falls with ``positions`` nor with ``kv_tokens``."""
-        return self._at(self._corrected(), positions) + kv_tokens * self.profile.per_kv_token * math.exp(self._wrong[0])
+        return self._at(self._corrected(), positions) + kv_tokens * self._per_kv_token
+
+    def shared_many(self, positions: Floats, width: Floats, kv_tokens: float) -> Floats:
+        """Seconds that steps of so many ``positions`` take of all time, where rows may wait for the next step.
+
+        If 256 positions take 7 ms and 288 take 8, rows of one position, 262 in all, are served soonest in steps of 256:
+        then a step of 262 takes 262 / 256 steps of 7 ms. The row that a room is too small for leaves a gap, of half of
+        ``width`` on average.
+        """
+        times = self._corrected()
+        seconds = self._at(times, positions)
+        if self._rooms:
+            rooms, price = self._knots[: self._rooms], times[: self._rooms] / self._knots[: self._rooms]
+            # [rooms]: the cheapest one up to each
+            cheapest = np.maximum.accumulate(np.where(price <= np.minimum.accumulate(price), np.arange(len(rooms)), 0))
+            best = cheapest[(np.searchsorted(rooms, positions, side="right") - 1).clip(0)]
+            filled = np.maximum(rooms[best] - width / 2, 1e-9)
+            waiting = np.where(rooms[best] >= 2 * width, times[best] * positions / filled, np.inf)
+            seconds = np.where(positions <= self.profile.padded_to, np.minimum(seconds, waiting), seconds)
+        return np.asarray(seconds + kv_tokens * self._per_kv_token)
 
     def predict(self, positions: float, kv_tokens: float) -> float:
         return float(self.predict_many(np.array([positions], float), kv_tokens)[0])
 
-    def profiled(self, positions: float, kv_tokens: float) -> float:
+    def profiled_many(self, positions: Floats, kv_tokens: Floats) -> Floats:
         """Seconds as the profile has them, without what was learned since."""
-        return float(self._at(self._seconds, np.array([positions]))[0]) + kv_tokens * self.profile.per_kv_token
+        return self._at(self._seconds, positions) + kv_tokens * self.profile.per_kv_token
 
     def observe(self, positions: int, kv_tokens: int, seconds: float) -> None:
         """Learn from one step. What is not a positive number is ignored: clocks break, servers should not."""
         if not (math.isfinite(seconds) and seconds > 0 and positions > 0):
             return
+        positions = int(self._padded(np.array([positions], float))[0])
         surprise = math.log(seconds / self.predict(positions, kv_tokens))
         surprise = max(-LARGEST_SURPRISE, min(LARGEST_SURPRISE, surprise))
         seen = self._seen(positions)
@@ -142,8 +176,17 @@ class LatencyModel:
         seen[1] = (steeper / (self._seconds[0] + steeper)) @ seen[2:]
         return seen
 
+    @property
+    def _per_kv_token(self) -> float:
+        return self.profile.per_kv_token * math.exp(self._wrong[0])
+
+    def _padded(self, positions: Floats) -> Floats:
+        """The rooms of steps of so many positions."""
+        above = np.searchsorted(self._knots, positions).clip(0, len(self._knots) - 1)
+        return np.where(positions <= self.profile.padded_to, self._knots[above], positions)
+
     def _at(self, times: Floats, positions: Floats) -> Floats:
-        knots = self._knots
+        knots, positions = self._knots, self._padded(positions)
         seconds = np.interp(positions, knots, times)
         beyond = positions - knots[-1]
         if len(knots) > 1 and (beyond > 0).any():
