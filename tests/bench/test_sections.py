@@ -1,6 +1,6 @@
 import json
 
-from optimus_server.bench.sections import SECTIONS, chunks_of, find
+from optimus_server.bench.sections import SECTIONS, SERVED, chunks_of, find
 from optimus_server.bench.workload import WORKLOADS
 
 MACHINE = {"device": "card", "torch": "2", "optimus": "0", "date": "2026-01-01"}
@@ -37,8 +37,10 @@ def test_figures_of_several_runs_are_one(tmp_path):
 def test_each_section_is_a_workload():
     assert set(SECTIONS) <= set(WORKLOADS)
     for section in SECTIONS.values():
-        assert list(section.batches) == sorted(section.batches)
-        assert {"auto", "block", "1"} <= set(section.chunks)
+        assert list(section.cells) == sorted(section.cells)
+        for chunks in section.cells.values():
+            assert {"auto", "block", "1"} <= set(chunks.split(","))
+    assert SERVED in SECTIONS
 
 
 def test_variants_decode_what_they_can():

@@ -61,7 +61,7 @@ def test_another_server_stands_beside_what_was_served_to_as_many():
 def test_tables_go_by_variant_and_section():
     text = tables({"demo": Found({"chat": CELLS}), "demo-sdar": Found({"chat": CELLS, "story": CELLS})}, "sdar-8b")
     assert text.index("demo as sdar-8b, shifted logits") < text.index("demo-sdar as sdar-8b, no shift")
-    assert text.index("**Mixed tasks") < text.index("**Stories")
+    assert text.index("**Short answers and stories") < text.index("**Stories, of")
 
 
 def test_the_plot_has_a_panel_a_section(tmp_path):
@@ -76,9 +76,9 @@ def test_the_plot_has_a_panel_a_section(tmp_path):
 
     serve = {"points": [{"load": 1, "tokens_per_second": 5.0}]}
     found = {
-        "demo": Found({"chat": CELLS}),
-        "demo-sdar": Found({"chat": CELLS, "story": CELLS}, serve=serve),
-        "demo-ar": Found({"chat": {(1, "1"): cell(140.0)}}),
+        "demo": Found({"short": CELLS}),
+        "demo-sdar": Found({"short": CELLS, "story": CELLS}, serve=serve),
+        "demo-ar": Found({"short": {(1, "1"): cell(140.0)}}),
     }
     matplotlib.figure.Figure.savefig = keep
     try:

@@ -51,8 +51,6 @@ class Tiny:
             ),
         )
         engine.runner.ahead = ahead
-        # What pays is measured: here all steps are awaited, or none.
-        engine.awaiting.learn = lambda *step: None
         if recorded:
             engine.runner.record(max_rows=max_rows, max_positions=200)
         return engine

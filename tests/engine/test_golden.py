@@ -1,7 +1,5 @@
 """The engine against the truth: `block` equals the naive decoder token for token, whatever it is batched with."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
@@ -143,10 +141,6 @@ def test_solo_equals_batched(tiny, flavour, policy, seed):
         assert alone[request.id] == together[request.id]
 
 
-def sometimes_await(awaiting, rng, *step):
-    awaiting.pays = rng.random() < 0.4
-
-
 def least_room(turns):
     """Positions for what is known, and for one row at least; masks for all."""
     widths = [turn.row.width for turn in turns]
@@ -176,9 +170,6 @@ def test_going_ahead_changes_no_answer(tiny, flavour, policy, seed, recorded):
         )  # fmt: skip
         if seed % 2:
             engine.scheduler.forecast.room = least_room
-        if seed % 5 < 2:
-            # Now and then a step is awaited, as where it pays.
-            engine.awaiting.learn = partial(sometimes_await, engine.awaiting, np.random.default_rng(seed))
         requests = [model.request(str(i), batch[i], **chosen[i]) for i in range(len(batch))]
         told.append(finish(engine, requests, rng.integers(0, 20, len(batch)).tolist()))
     assert told[0][0] == told[1][0]

@@ -17,6 +17,8 @@ _FRONTIER, _DONE = tl.constexpr(codes.FRONTIER), tl.constexpr(codes.DONE)
 _BLOCK, _REFRESH, _STALE = (tl.constexpr(code) for code in (codes.WHOLE_BLOCK, codes.REFRESH, codes.STALE))
 _IN_BLOCK, _STREAM = tl.constexpr(codes.IN_BLOCK), tl.constexpr(codes.STREAM)
 
+_LEAST_ROWS = 256
+"""Rows that one program can lay out at least. Fewer take as long, and each size is compiled when it is first met."""
 _PLACES = 64
 _AT_ONCE = 64
 """Rows that a program compares its places with at once."""
@@ -36,7 +38,8 @@ def lay_out_triton(
     plan.tables[:count, : turns.tables.shape[1]].copy_(turns.tables)
     _rows[(1,)](
         slots.lengths, turns.fields, plan.first, plan.starts, plan.visible, result.starts, result.stops, result.bounds,
-        count, most, n, masks, shift, BLOCK=plan.block_size, ROWS=triton.next_power_of_2(most), num_warps=4,
+        count, most, n, masks, shift, BLOCK=plan.block_size, ROWS=max(_LEAST_ROWS, triton.next_power_of_2(most)),
+        num_warps=4,
     )  # fmt: skip
     _places[(triton.cdiv(n, _PLACES) + triton.cdiv(masks, _PLACES),)](
         slots.tokens, slots.lengths, turns.fields, turns.tables, plan.first, result.starts, result.bounds,

@@ -5,8 +5,9 @@ warm. The answers that end are judged, and a cell whose answers are wrong has no
 result. All chunk sizes are asked the same questions. Rounds go over the whole grid again, and each cell's figures come
 from its median round, so that a busy machine disturbs all cells alike.
 
-A cell keeps its engine, so that elastic decoding knows in later rounds what it has learned in the ones before; it has
-``--warm-up`` steps before its first, as a server has seen other requests before.
+Before its first window each cell has ``--warm-up`` steps: until then the mix of requests is not yet what the chunk size
+makes it, since who decodes faster is there for a shorter time. A cell keeps its engine, so that elastic decoding knows
+in later rounds what it has learned in the ones before.
 """
 
 import argparse
@@ -42,7 +43,7 @@ from optimus_server.text.tokenizer import Tokenizer
 PAGE = 32
 # Positions of prompt in a step, as `optimus serve` has them.
 PREFILL = {"cpu": 512, "cuda": 2048}
-# Steps before a window where nothing is learned: memory is allocated, kernels are compiled.
+# Steps before the windows after the first: all first prompts are computed in these.
 FIRST_STEPS = 8
 
 Key = tuple[str, int, int | str]
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"instead of the flags before, once or more: {', '.join(WORKLOADS)}; lists with commas",
     )  # fmt: skip
     add("--rounds", type=positive, default=3, help="passes over the grid; figures are of the median one")
-    add("--warm-up", type=positive, default=100, help="steps in which elastic decoding learns, not counted")
+    add("--warm-up", type=positive, default=100, help="steps before a cell's first window, not counted")
     add("--answers", type=positive, default=24, help="that end while it is counted, at least, and 3 a request")
     add("--seconds", type=float, default=1.0, help="that are counted at least")
     add("--most", type=float, default=60.0, help="seconds that are counted at most, however few answers ended")
@@ -225,7 +226,7 @@ class Bench:
         """One round of one cell; False if it has no figures."""
         name, batch, chunk = key
         where = f"{name}, batch {batch}, chunk {chunk}"
-        first = FIRST_STEPS if chunk != "auto" or number else self.args.warm_up
+        first = FIRST_STEPS if number else self.args.warm_up
         window = Window(first, max(self.args.answers, 3 * batch), self.args.seconds, self.args.most)
         policy: Policy = "block" if chunk == "block" else cast(Policy, self.args.policy)
         asked = self.asked[name][: self._count(batch)]

@@ -19,7 +19,7 @@ from typing import Any
 from optimus_server.bench.flags import positive
 from optimus_server.bench.panels import draw
 from optimus_server.bench.plots import need_matplotlib
-from optimus_server.bench.sections import SECTIONS, VARIANTS, Found, chunks_of, find
+from optimus_server.bench.sections import CLIENTS, SECTIONS, SERVED, VARIANTS, Found, chunks_of, find
 from optimus_server.bench.served import OPTIMUS, served
 from optimus_server.bench.tables import MISSING, tables
 from optimus_server.bench.workload import WORKLOADS
@@ -30,6 +30,8 @@ from optimus_server.errors import SettingsError
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 # Positions that the benchmark checkpoints allow: chats of 2,000 tokens with answers of 500.
 POSITIONS = 4096
+# Chunk sizes at a batch that a section does not have.
+FEW = "auto,block,8,1"
 # How the time is shared out among what is still to be measured.
 SHARES = {"decode": 4.0, "step": 0.5, "serve": 1.5}
 # What a process may overrun its share by, to end a cell; then it is killed.
@@ -55,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--positions", type=positive, nargs="+", default=[32, 256, 512, 2048], help="of a step")
     add("--context", type=positive, nargs="+", default=[512, 1900], help="of a step")
     add("--rounds", type=positive, default=1)
-    add("--warm-up", type=positive, default=150, help="steps in which elastic decoding learns, not counted")
+    add("--warm-up", type=positive, default=150, help="steps before a cell is counted")
     add("--answers", type=positive, default=48, help="that a cell counts at least, if there is time")
     add("--seconds", type=float, default=1.5, help="that a cell counts at least")
     add("--most", type=float, default=4.0, help="seconds that a cell counts at most")
@@ -141,9 +143,11 @@ def _missing(args: argparse.Namespace, variant: str, found: Found) -> list[objec
     for section in args.section:
         if section not in SECTIONS:
             continue
-        for batch in args.batch or SECTIONS[section].batches:
+        cells = SECTIONS[section].cells
+        for batch in args.batch or cells:
             known = found.decode.get(section, {})
-            chunks = [c for c in chunks_of(variant, args.chunk or SECTIONS[section].chunks) if (batch, c) not in known]
+            wanted = args.chunk or cells.get(batch, FEW).split(",")
+            chunks = [chunk for chunk in chunks_of(variant, wanted) if (batch, chunk) not in known]
             grids += ["--grid", section, batch, ",".join(chunks)] if chunks else []
     return grids
 
@@ -160,7 +164,7 @@ def _checkpoint(args: argparse.Namespace, variant: str) -> Path:
 
 
 def _serve(args: argparse.Namespace, model: Path, path: Path, share: float) -> None:
-    loads, chat = args.batch or SECTIONS["chat"].batches, WORKLOADS["chat"]
+    loads, asked = args.batch or CLIENTS, WORKLOADS[SERVED]
     flags = [
         "--no-playground", "--no-prefix-cache", "--log-db", "off",
         "--max-batch-size", str(max(loads)), "--max-concurrent-requests", str(2 * max(loads)),
@@ -169,8 +173,8 @@ def _serve(args: argparse.Namespace, model: Path, path: Path, share: float) -> N
     try:
         with served(model, flags, path.with_suffix("")) as url:
             _optimus(
-                share, "bench", "serve", "--url", url, "--concurrency", *loads, "--context", chat.context,
-                "--answer", chat.answer, "--warm-up", 16, "--json", path,
+                share, "bench", "serve", "--url", url, "--concurrency", *loads, "--context", asked.context,
+                "--answer", asked.answer, "--task", *asked.tasks, "--warm-up", 16, "--json", path,
             )  # fmt: skip
     except SettingsError as error:
         print(f"optimus bench page: {error.message}", file=sys.stderr)

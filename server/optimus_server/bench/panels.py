@@ -5,7 +5,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from optimus_server.bench.sections import SECTIONS, TITLES, Cells, Found
+from optimus_server.bench.sections import SECTIONS, SERVED, TITLES, Cells, Found
 from optimus_server.bench.tables import name, order
 
 # colour, line, width
@@ -65,7 +65,7 @@ def _lines(panel: Any, cells: Cells, twin: Cells) -> None:
 def _serve(panel: Any, figures: Found, against: Sequence[Mapping[str, Any]]) -> None:
     assert figures.serve
     panel.plot(*_served(figures.serve), "-", marker=".", color="C0", linewidth=3.0, label="elastic, over HTTP")
-    alone = {key: cell for key, cell in figures.decode.get("chat", {}).items() if key[1] == "auto"}
+    alone = {key: cell for key, cell in figures.decode.get(SERVED, {}).items() if key[1] == "auto"}
     points = sorted((batch, cell["tokens_per_second"]) for (batch, _), cell in alone.items())
     if points:
         panel.plot(*zip(*points, strict=True), ":", marker=".", color="C0", label="elastic, the engine alone")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optimus_server.bench.sections import SECTIONS, TITLES, Cells, Found
+from optimus_server.bench.sections import SECTIONS, SERVED, TITLES, Cells, Found
 
 NAMES = {"block": "block 32", "auto": "elastic", "1": "AR (chunk 1)"}
 MISSING = "\u2013"
@@ -34,7 +34,7 @@ def tables(found: Mapping[str, Found], like: str, against: Sequence[Mapping[str,
             )
             parts.append("\n" + decode_table(cells, twin.get(section, {})))
         if figures.serve:
-            parts.append(f"\n**Served over HTTP: {title}, elastic.** The same questions as the mixed tasks.\n")
+            parts.append(f"\n**Served over HTTP: {title}, elastic.** {SECTIONS[SERVED].title}.\n")
             parts.append("\n" + serve_table(figures.serve, against))
         if figures.step:
             parts.append(f"\n**One step: {title}, rows of 8 positions.**\n\n" + step_table(figures.step))

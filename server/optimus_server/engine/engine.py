@@ -1,8 +1,7 @@
 """The engine: schedule, run, apply, learn, emit.
 
 On a GPU a step is scheduled and launched while the one before is under way, so that the device never waits for the
-host: what the host knows is one step old. Nothing else is different, and on a CPU the step before is always over, as it
-is where few requests with short answers run (``Awaiting``).
+host: what the host knows is one step old. Nothing else is different, and on a CPU the step before is always over.
 """
 
 import logging
@@ -15,7 +14,7 @@ from optimus_server.engine.blocks import BlockPool
 from optimus_server.engine.elastic.controller import Controller
 from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.elastic.yields import YieldModel
-from optimus_server.engine.flight import Awaiting, Done, Flight
+from optimus_server.engine.flight import Done, Flight
 from optimus_server.engine.request import NOTHING, Commits, Event, Failed, Finished, Request
 from optimus_server.engine.runner import Runner
 from optimus_server.engine.scheduler import Scheduler
@@ -102,7 +101,6 @@ class Engine:
         self.runner: StepRunner = (
             Runner(model, pages=options.pages, page_size=options.page_size) if isinstance(model, LoadedModel) else model
         )
-        self.awaiting = Awaiting()
         self.feed = Feed()
         self.steps = 0
         self._clock = clock
@@ -111,7 +109,7 @@ class Engine:
         self._events: list[tuple[str, Event]] = []
         self._untold: Done | None = None
         self._flight: Flight | None = None
-        self._landed = self._launching = 0.0
+        self._landed = 0.0
 
     @property
     def capacity(self) -> int:
@@ -195,10 +193,8 @@ class Engine:
 
     @property
     def _ahead(self) -> bool:
-        """Whether the next step is launched before the one under way is over."""
-        if not self.runner.ahead or self._unforeseeable:
-            return False
-        return not self.awaiting.pays
+        """Whether the next step may be launched before the one under way is over."""
+        return self.runner.ahead and not self._unforeseeable
 
     def _launch(self) -> Flight | None:
         began = self._clock()
@@ -219,7 +215,6 @@ class Engine:
                     self._forget(turn.request)
             else:
                 turn.request.in_flight += 1
-        self._launching = self._clock() - began
         return Flight(step, began, wait)
 
     def _land(self, flight: Flight) -> None:
@@ -252,11 +247,9 @@ class Engine:
         self._tell()
         if self.feed.active:
             self._untold = done
-        ended = [turn.request for turn in turns if turn.request.finished]
-        for request in ended:
-            self._forget(request)
-        host_s = self._launching + self._clock() - now
-        self.awaiting.learn(len(turns), len(ended), host_s, self.controller.latency.predict(1, 0))
+        for turn in turns:
+            if turn.request.finished:
+                self._forget(turn.request)
 
     def _tell(self) -> None:
         """Publish the last step, if that is still to be done."""

@@ -45,36 +45,6 @@ class Flight:
         return turns, results
 
 
-class Awaiting:
-    """Whether a step had better be over before the next one is launched.
-
-    One step ahead, the row of a request that ends is empty in the step after: of the time that a step takes however few
-    positions it has, its share is lost. To await each step costs what the host does between two steps. So it pays where
-    steps are short of work and answers are short: one request of four steps loses a fifth of its time by going ahead.
-
-    Attributes:
-        pays: what is to be done now.
-    """
-
-    FOLLOW = 0.02
-    """How fast what is measured is followed, per step."""
-
-    def __init__(self) -> None:
-        self.pays = False
-        self._ends = self._host_s = 0.0
-
-    def learn(self, rows: int, ended: int, host_s: float, floor_s: float) -> None:
-        """Learn from a step: of ``rows`` requests some have ended, the host took so long for it.
-
-        Args:
-            floor_s: what a step takes at least.
-        """
-        self._ends += self.FOLLOW * (ended / rows - self._ends)
-        self._host_s += self.FOLLOW * (host_s - self._host_s)
-        # A host that takes no time is a simulated one.
-        self.pays = 0 < self._host_s < self._ends * floor_s
-
-
 @dataclass(slots=True)
 class Done:
     """A step that is over and applied: its rows, what they committed, where their frontiers were before.

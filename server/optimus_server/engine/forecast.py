@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from optimus_server.engine.elastic.latency import WAIT
 from optimus_server.engine.step import Turn
 
 Floats = NDArray[np.float64]
@@ -86,7 +87,10 @@ class Forecast:
         room = np.array([*rooms, most], float)
         filled = np.where(room < likely, room - gap, likely)
         seconds = self._seconds(known + room, kv_tokens * (known + filled) / (known + likely))
-        best = int(((known + filled) / seconds).argmax())
+        pace = (known + filled) / seconds
+        best, enough = int(pace.argmax()), int((room >= likely).argmax())
+        if pace[best] < WAIT * pace[enough]:
+            best = enough
         return int(room[seconds <= FREE * seconds[best]].max(initial=room[best]))
 
     def saw(self, places: int, left: bool) -> None:

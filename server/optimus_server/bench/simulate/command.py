@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of ``optimus bench simulate``."""
     parser.add_argument("--commits", default="demo", metavar="NAME", help="demo, demo-sdar or a file of --record")
     parser.add_argument(
-        "--profile", type=Path, default=DATA / "h100-8b.json", help="step times (default: 8B on an H100)"
+        "--profile", default="h100-8b", help="step times: h100-8b, h200-8b or a file as `optimus profile` writes it"
     )
     parser.add_argument("--task", nargs="+", default=[], metavar="NAME", help="commits of these tasks only, e.g. story")
     parser.add_argument("--scenario", nargs="+", choices=(*SCENARIOS, "all"), default=["constant"])
@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prompts", type=positive, default=404, help="prompts to record or to compare")
 
 
+def _shipped(name: str, suffix: str) -> Path:
+    """The file of that name which ships with Optimus, or else the one that is meant."""
+    shipped = DATA / f"{name}{suffix}"
+    return shipped if shipped.exists() else Path(name)
+
+
 def run(args: argparse.Namespace) -> int:
     """Simulate and print; the exit code."""
     if args.record:
@@ -69,12 +75,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.plots:
         plots.need_matplotlib()
-    shipped = DATA / f"{args.commits}.npz"
-    recording = Recording.load(shipped if shipped.exists() else Path(args.commits)).of_tasks(args.task)
-    setting = Setting(recording=recording, table=load_profile(args.profile), ahead=args.ahead, seed=args.seed)
+    recording = Recording.load(_shipped(args.commits, ".npz")).of_tasks(args.task)
+    setting = Setting(
+        recording=recording, table=load_profile(_shipped(args.profile, ".json")), ahead=args.ahead, seed=args.seed
+    )
     print(
         f"commits of {args.commits}, {', '.join(args.task) or 'all tasks'} ({len(recording.tasks)} requests), "
-        f"step times of {args.profile.stem}, seed {args.seed}"
+        f"step times of {Path(args.profile).stem}, seed {args.seed}"
     )
     if args.validate:
         _validate(args.validate, setting, args.prompts)
@@ -84,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
         "machine": machine("cpu"),
         "commits": args.commits,
         "tasks": args.task,
-        "profile": args.profile.stem,
+        "profile": Path(args.profile).stem,
         "seed": args.seed,
         "ahead": args.ahead,
     }

@@ -150,12 +150,14 @@ class Controller:
         decoding += situation.fixed
         running = count + situation.fixed_rows
         rate = speed / self._seconds(decoding, running, prompt, situation.kv_tokens)
-        reason = self._move(rate, self._missed(rows, 1 / rate), running)
+        missed, free = self._missed(rows, 1 / rate), int(rate.argmax())
+        rate = np.where(missed <= 1, rate, 1e-9 * rate) if (missed <= 1).any() else 1 / missed
+        reason = self._move(rate, free, running)
         level = self._level
         self._prompts.decided(float(count * speed[level]))
         chosen = rung[level].copy()
         if self._ragged:
-            self._explore(rows, tables[0] - PRICES[level] * tables[2], chosen)
+            self._explore(rows, tables[0], tables[2], rung[:, :-1], rate, chosen)
         chunks = tuple(self.yields.rungs[rung] for rung in chosen[:-1].tolist())
         return Choice(
             chunks,
@@ -231,32 +233,44 @@ class Controller:
         load = positions[:, None] + np.multiply.outer(prompt, self._prompts.bursts)
         return np.asarray(self.latency.shared_many(load, positions[:, None] / rows, kv_tokens).mean(1))
 
-    def _explore(self, rows: Sequence[Request], worth: Floats, chosen: Ints) -> None:
+    def _explore(
+        self, rows: Sequence[Request], speed: Floats, computed: Floats, rung: Ints, rate: Floats, chosen: Ints
+    ) -> None:
         """Give some rows, for some blocks, the rung that would be best if all were as good as a draw says they may be.
 
         So what is nearly as good as the best known is tried often, what is certainly worse never (Thompson sampling).
+        A draw has a level of its own: where step times are stairs, the best two may lie far apart.
         """
         slots = np.array([self.yields.slot(row.id) for row in rows], dtype=np.int64)
         stretch = EXPLORED * self.block_size
         draws = [hash((slot, row.frontier // stretch)) for slot, row in zip(slots.tolist(), rows, strict=True)]
         tries = [place for place, draw in enumerate(draws) if draw % EXPLORE == 0]
-        if tries:
-            luck = self._draws[[draws[place] // EXPLORE % DRAWS for place in tries]]
-            chosen[tries] = (worth[tries] + self.yields.doubt(slots[tries]) * luck).argmax(1)
+        if not tries:
+            return
+        luck = self._draws[[draws[place] // EXPLORE % DRAWS for place in tries]]
+        doubt = self.yields.doubt(slots)
+        # [levels, rungs]: by how much each level's rate leans on luck with each rung
+        lean = np.zeros((len(PRICES), luck.shape[1]))
+        np.add.at(lean, (np.arange(len(PRICES))[:, None], rung), doubt[np.arange(len(rows)), rung] / len(rows))
+        price = PRICES[(np.log(rate) + luck @ lean.T).argmax(1)]
+        worth = speed[tries] - price[:, None] * computed[tries]
+        chosen[tries] = (worth + doubt[tries] * luck).argmax(1)
 
     def _missed(self, rows: Sequence[Request], tpot: Floats) -> Floats:
         """By level: time per output token over the strictest target; at most 1 is what is wanted."""
         targets = [target for row in rows if (target := row.params.tpot_s or self.tpot_s)]
         return tpot / min(targets) if targets else np.zeros(len(tpot))
 
-    def _move(self, rate: Floats, missed: Floats, rows: int) -> Reason:
-        """Go to the best level, if that is better enough; returns why the level is what it is."""
-        free = int(rate.argmax())
-        rate = np.where(missed <= 1, rate, 0) if (missed <= 1).any() else 1 / missed
+    def _move(self, rate: Floats, free: int, rows: int) -> Reason:
+        """Go to the best level, if that is better enough; returns why the level is what it is.
+
+        Args:
+            free: which one would be best without targets.
+        """
         best = int(rate.argmax())
         self._rows = self._rows or rows
         changed = rows / self._rows - 1
-        gain = float(rate[best] / rate[self._level]) - 1 if rate[self._level] > 0 else np.inf
+        gain = float(rate[best] / rate[self._level]) - 1
         self._regret = max(0.0, self._regret + gain - SLACK)
         beyond = max(0.0, abs(math.log(rows / self._rows)) - SWING)
         if self._regret < WHOLE / (1 + HASTE * beyond):
