@@ -118,11 +118,12 @@ def test_reasons_say_which_way_the_load_went():
 
 def test_a_level_is_left_when_staying_has_cost_a_whole_step():
     """By accumulated regret: a better level is taken the sooner, the better it is, and noise never adds up."""
-    control, met = controller(), np.zeros(2)
+    control = controller()
 
     def steps(rates):
         for count in range(1, 1000):
-            if control._move(np.array(rates(count)), met, 8) != "hold":
+            rate = np.array(rates(count))
+            if control._move(rate, int(rate.argmax()), 8) != "hold":
                 return count
         return None
 
@@ -132,11 +133,21 @@ def test_a_level_is_left_when_staying_has_cost_a_whole_step():
     assert steps(lambda count: [1.0, 1.01 if count % 8 == 0 else 0.99]) is None
 
 
+def test_a_level_that_is_better_now_and_worse_then_is_left_alone():
+    """Each level has a sum of its own: two that are better in turns do not add up to one that is better."""
+    control = controller()
+    for count in range(400):
+        better = 1 + count % 2
+        rate = np.array([1.0, 0.97, 0.97])
+        rate[better] = 1.025
+        assert control._move(rate, better, 8) == "hold"
+
+
 def test_a_level_chosen_for_another_load_is_left_sooner():
     def steps(rows):
         control = controller()
         control._rows = 100
-        return next(n for n in range(1, 100) if control._move(np.array([1.0, 1.08]), np.zeros(2), rows) != "hold")
+        return next(n for n in range(1, 100) if control._move(np.array([1.0, 1.08]), 1, rows) != "hold")
 
     assert steps(100) == steps(140) == steps(70) == 13
     assert steps(200) < 5

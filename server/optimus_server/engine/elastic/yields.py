@@ -113,7 +113,9 @@ class YieldModel:
         self.common = np.full(len(P), 1 / len(P))
         # The rung of each one's last row that offered masks; -1 before the first.
         self._last = np.zeros(0, dtype=np.int64)
-        self._corrections = Corrections(len(self.rungs), LIKENESS)
+        # Chunk sizes are alike that compute the same: near the block's, whatever is larger does. In half octaves.
+        computed = long_run("chunk", self.rungs, block_size, shift)[1].mean(0)
+        self._corrections = Corrections(len(self.rungs), LIKENESS, 2 * np.log2(computed))
 
     def slot(self, request_id: str) -> int:
         """Where a request's numbers stand; a new request may be of any kind, as those before it."""
@@ -152,6 +154,12 @@ class YieldModel:
     def doubt(self, slots: Ints) -> Floats:
         """``[slots, rungs]``, by which share each chunk size may well do better or worse than is known."""
         return self._kind[slots] @ self._corrections.doubt
+
+    def draws(self, count: int) -> Floats:
+        """``[count, rungs]``, normal draws, alike where chunk sizes are: by how much of its doubt each is better."""
+        values, vectors = np.linalg.eigh(self._corrections.alike)
+        factor = vectors * np.sqrt(values.clip(0))
+        return np.asarray(np.random.default_rng(0).standard_normal((count, len(self.rungs))) @ factor.T)
 
     def observe(self, slots: Ints, commits: Ints, wasted: Ints, width: Ints, chunks: Ints, policy: Policy) -> None:
         """Learn from the rows of one step that offered masks.
