@@ -9,7 +9,7 @@ from optimus_server.cli import main
 FLAGS = [
     "--like", "demo", "--variant", "demo-sdar", "--batch", "2", "--chunk", "1", "8", "auto", "--positions", "8",
     "--context", "64", "--section", "chat", "step", "--seconds", "0.1", "--most", "0.5", "--answers", "4",
-    "--warm-up", "4",
+    "--warm-up", "4", "--learn", "4",
 ]  # fmt: skip
 
 

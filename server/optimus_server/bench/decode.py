@@ -6,8 +6,8 @@ result. All chunk sizes are asked the same questions. Rounds go over the whole g
 from its median round, so that a busy machine disturbs all cells alike.
 
 Before its first window each cell has ``--warm-up`` steps: until then the mix of requests is not yet what the chunk size
-makes it, since who decodes faster is there for a shorter time. A cell keeps its engine, so that elastic decoding knows
-in later rounds what it has learned in the ones before.
+makes it, since who decodes faster is there for a shorter time. Elastic decoding has ``--learn`` more, as a server has
+seen other requests before; a cell keeps its engine, and what was learned, over all rounds.
 """
 
 import argparse
@@ -80,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--rounds", type=positive, default=3, help="passes over the grid; figures are of the median one")
     add("--warm-up", type=positive, default=100, help="steps before a cell's first window, not counted")
+    add("--learn", type=int, default=200, help="more of them where the controller chooses the chunk size")
     add("--answers", type=positive, default=24, help="that end while it is counted, at least, and 3 a request")
     add("--seconds", type=float, default=1.0, help="that are counted at least")
     add("--most", type=float, default=60.0, help="seconds that are counted at most, however few answers ended")
@@ -226,7 +227,7 @@ class Bench:
         """One round of one cell; False if it has no figures."""
         name, batch, chunk = key
         where = f"{name}, batch {batch}, chunk {chunk}"
-        first = FIRST_STEPS if number else self.args.warm_up
+        first = FIRST_STEPS if number else self.args.warm_up + (self.args.learn if chunk == "auto" else 0)
         window = Window(first, max(self.args.answers, 3 * batch), self.args.seconds, self.args.most)
         policy: Policy = "block" if chunk == "block" else cast(Policy, self.args.policy)
         asked = self.asked[name][: self._count(batch)]

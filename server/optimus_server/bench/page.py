@@ -57,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--positions", type=positive, nargs="+", default=[32, 256, 512, 2048], help="of a step")
     add("--context", type=positive, nargs="+", default=[512, 1900], help="of a step")
     add("--rounds", type=positive, default=1)
-    add("--warm-up", type=positive, default=150, help="steps before a cell is counted")
+    add("--warm-up", type=positive, default=100, help="steps before a cell is counted")
+    add("--learn", type=int, default=400, help="more of them where the controller chooses the chunk size")
     add("--answers", type=positive, default=48, help="that a cell counts at least, if there is time")
     add("--seconds", type=float, default=1.5, help="that a cell counts at least")
     add("--most", type=float, default=4.0, help="seconds that a cell counts at most")
@@ -127,7 +128,7 @@ def _measure(args: argparse.Namespace, began: float) -> None:
         if job == "decode":
             _optimus(
                 share, "bench", "decode", "--model", model, *grids, "--rounds", args.rounds, "--warm-up", args.warm_up,
-                "--answers", args.answers, "--seconds", args.seconds, "--most", args.most, "--budget", round(share),
+                "--learn", args.learn, "--answers", args.answers, "--seconds", args.seconds, "--most", args.most, "--budget", round(share),
                 "--json", path, "--resume",
             )  # fmt: skip
         elif job == "step":

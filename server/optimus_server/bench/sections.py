@@ -24,7 +24,7 @@ SECTIONS = {
     ),
     "chat": Section(
         "Short answers and stories, of about 45 tokens on average, prompts of about 128",
-        {1: "auto,block,64,1", 64: "auto,block,6,4,1"},
+        {1: "auto,block,1", 64: "auto,block,4,1"},
     ),
     "story": Section(
         "Stories, of about 410 tokens",
