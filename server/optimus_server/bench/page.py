@@ -128,8 +128,8 @@ def _measure(args: argparse.Namespace, began: float) -> None:
         if job == "decode":
             _optimus(
                 share, "bench", "decode", "--model", model, *grids, "--rounds", args.rounds, "--warm-up", args.warm_up,
-                "--learn", args.learn, "--answers", args.answers, "--seconds", args.seconds, "--most", args.most, "--budget", round(share),
-                "--json", path, "--resume",
+                "--learn", args.learn, "--answers", args.answers, "--seconds", args.seconds, "--most", args.most,
+                "--budget", round(share), "--json", path, "--resume",
             )  # fmt: skip
         elif job == "step":
             grid = ["--positions", *args.positions, "--context", *args.context]

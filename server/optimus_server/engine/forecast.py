@@ -33,13 +33,16 @@ class Forecast:
     Args:
         seconds: of steps, by positions and KV tokens.
         rooms: what steps are padded to, ascending.
+
+    Attributes:
+        present: positions that come, over those that are expected if no request ends.
     """
 
     def __init__(self, seconds: Callable[[Floats, Floats], Floats], rooms: Sequence[int] = ()) -> None:
         self._seconds, self._rooms = seconds, rooms
         self._left: list[float] = []
         self._of: list[float] = []
-        self._positions, self._masks = 1.0, 1.0
+        self.present, self._masks = 1.0, 1.0
 
     def chance(self, places: int) -> float:
         """Of a row to commit all that is left of its block."""
@@ -65,7 +68,7 @@ class Forecast:
         if not most:
             return positions, masks
         mean = self.mean(turns)
-        likely = min(most, max(longest, len(turns) - positions, round(self._positions * mean)))
+        likely = min(most, max(longest, len(turns) - positions, round(self.present * mean)))
         kv_tokens = sum([turn.row.visible for turn in turns])
         gap = 0.5 * likely / sum([turn.outlook is not None for turn in turns])
         room = self._room(positions, longest, likely, most, gap, kv_tokens)
@@ -103,5 +106,5 @@ class Forecast:
         """Learn from the rows that came of a step's turns, of which ``mean`` positions were expected."""
         if mean:
             rows = [turn.row for turn in turns if turn.outlook]
-            self._positions += FOLLOW * (sum([row.stop - row.start for row in rows]) / mean - self._positions)
+            self.present += FOLLOW * (sum([row.stop - row.start for row in rows]) / mean - self.present)
             self._masks += FOLLOW * (sum([row.masks for row in rows]) / mean - self._masks)

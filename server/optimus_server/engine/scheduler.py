@@ -112,6 +112,7 @@ class Scheduler:
                 fixed_rows=len(fixed),
                 prefill=prefill,
                 kv_tokens=sum([request.frontier for request in decoding]),
+                present=self.forecast.present,
             )
         )
         # Prompts end in a row that offers masks already.

@@ -123,7 +123,7 @@ def test_a_level_is_left_when_staying_has_cost_a_whole_step():
     def steps(rates):
         for count in range(1, 1000):
             rate = np.array(rates(count))
-            if control._move(rate, int(rate.argmax()), 8) != "hold":
+            if control._move(rate, rate, int(rate.argmax()), 8) != "hold":
                 return count
         return None
 
@@ -140,14 +140,14 @@ def test_a_level_that_is_better_now_and_worse_then_is_left_alone():
         better = 1 + count % 2
         rate = np.array([1.0, 0.97, 0.97])
         rate[better] = 1.025
-        assert control._move(rate, better, 8) == "hold"
+        assert control._move(rate, rate, better, 8) == "hold"
 
 
 def test_a_level_chosen_for_another_load_is_left_sooner():
     def steps(rows):
-        control = controller()
+        control, rate = controller(), np.array([1.0, 1.08])
         control._rows = 100
-        return next(n for n in range(1, 100) if control._move(np.array([1.0, 1.08]), 1, rows) != "hold")
+        return next(n for n in range(1, 100) if control._move(rate, rate, 1, rows) != "hold")
 
     assert steps(100) == steps(140) == steps(70) == 13
     assert steps(200) < 5

@@ -1,7 +1,7 @@
 import numpy as np
 
 from optimus_server.engine.elastic.explore import EXPLORE, EXPLORED, Explorer
-from optimus_server.engine.elastic.prices import PRICES
+from optimus_server.engine.elastic.levels import PRICES
 from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.request import Params, Request
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from optimus_server.engine.elastic.prompts import BURSTS, PromptLoad
+from optimus_server.engine.elastic.prompts import KINDS, PromptLoad
 
 
 def fed(positions, pace=10.0, steps=400):
@@ -20,7 +20,7 @@ def test_prompts_come_in_proportion_to_the_pace():
 def test_bursts_are_as_uneven_as_prompts_came():
     assert (fed([7]).bursts == 1).all()
     bursts = fed([0, 0, 0, 128]).bursts
-    assert len(bursts) == BURSTS
+    assert len(bursts) == KINDS
     assert bursts.mean() == pytest.approx(1)
     assert sorted(set(bursts.tolist())) == [0, 4]
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from optimus_server.engine.elastic.explore import Explorer
 from optimus_server.engine.elastic.latency import LatencyModel
-from optimus_server.engine.elastic.prices import PRICES
+from optimus_server.engine.elastic.levels import rungs_by_level
 from optimus_server.engine.elastic.prompts import PromptLoad
 from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.request import Commits, Policy, Request
@@ -39,6 +39,8 @@ SLACK, WHOLE = 0.002, 1.0
 # and worse then, as rows come and go, is left alone. Mixed tasks, 256 requests at 4,096 tokens, seeds 0 and 1: 3 and 6
 # changes in 400 steps with 0, 2 and 3 with 1. Where the load is another one, what was lost before it came is no merit.
 CREDIT = 1.0
+# Steps are counted so many standard deviations from their mean, at which three stand for all.
+FAR = (-(1.5**0.5), 0.0, 1.5**0.5)
 # A batch of this share more or fewer rows than when the level was chosen is another load.
 OTHER_LOAD = 0.1
 # Rows swing by a factor of up to exp(SWING) where requests come and go, or wait for pages. What was chosen for a load
@@ -57,6 +59,7 @@ class Situation:
         fixed_rows: how many those are.
         prefill: positions of prompt that wait to be computed.
         kv_tokens: KV tokens that all these rows read.
+        present: share of their positions that are there after all: one step ahead, some have ended.
     """
 
     rows: Sequence[Request]
@@ -65,6 +68,7 @@ class Situation:
     fixed_rows: int
     prefill: int
     kv_tokens: int
+    present: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,20 +142,19 @@ class Controller:
         self._openings.clear()
         self._policy, *tables = self._expect(rows)
         rung = self._rungs(tables[0], tables[2])
-        place = np.arange(len(rows) + 1)
-        logs, commits, computed = (table[place, rung] for table in tables)
         share = np.ones(len(rows) + 1)
         share[-1] = situation.joining
         count = len(rows) + situation.joining
-        speed = np.exp(logs @ share / count)
+        logs, commits, decoding, variance = (table[np.arange(len(rows) + 1), rung] @ share for table in tables)
+        speed = np.exp(logs / count)
         # Who commits more finishes sooner, and makes room for the next prompt.
-        decoding, prompt = computed @ share, self._prompts.at(count * speed)
-        decoding += situation.fixed
+        prompt = self._prompts.at(count * speed)
+        decoding = situation.present * (decoding + situation.fixed)
         running = count + situation.fixed_rows
-        rate = speed / self._seconds(decoding, running, prompt, situation.kv_tokens)
+        rate = speed / self._seconds(decoding, np.sqrt(variance), running, prompt, situation.kv_tokens)
         missed, free = self._missed(rows, 1 / rate), int(rate.argmax())
         rate = np.where(missed <= 1, rate, 1e-9 * rate) if (missed <= 1).any() else 1 / missed
-        reason = self._move(rate, free, running)
+        reason = self._move(rate, decoding, free, running)
         level = self._level
         self._prompts.decided(float(count * speed[level]))
         chosen = rung[level].copy()
@@ -171,7 +174,7 @@ class Controller:
             self.yields.rungs[chosen[-1]],
             reason,
             self._prefill(situation, float(decoding[level]), float(speed[level])),
-            float(commits[level] @ share) + situation.fixed_rows,
+            float(commits[level]) + situation.fixed_rows,
         )
 
     def learn(
@@ -204,8 +207,10 @@ class Controller:
     def forget(self, request_id: str) -> None:
         self.yields.close(request_id)
 
-    def _expect(self, rows: Sequence[Request]) -> tuple[Policy, Floats, Floats, Floats]:
-        """Mean log of commits, commits, computed positions, ``[rows + 1, rungs]``; the last one is one that joins.
+    def _expect(self, rows: Sequence[Request]) -> tuple[Policy, Floats, Floats, Floats, Floats]:
+        """Mean log of commits, commits, computed positions and their variance, ``[rows + 1, rungs]``.
+
+        The last row is one that joins.
 
         Those that join are taken for any of the policy most rows have.
         """
@@ -214,30 +219,29 @@ class Controller:
         policies: list[Policy] = [row.params.policy for row in rows]
         most = max(set(policies), key=policies.count, default=self._policy)
         policies.append(most)
-        found = np.zeros((3, len(kinds), len(self.yields.rungs)))
+        found = np.zeros((4, len(kinds), len(self.yields.rungs)))
         for policy in set(policies):
             mine = np.array(policies) == policy
             commits, computed = self.yields.table(policy)
-            for table, values in zip(found, (np.log(commits), commits, computed), strict=True):
-                table[mine] = kinds[mine] @ values
-        return most, found[0], found[1], found[2]
+            values = (np.log(commits), commits, computed, self.yields.variance(policy))
+            for table, value in zip(found, values, strict=True):
+                table[mine] = kinds[mine] @ value
+        return most, found[0], found[1], found[2], found[3]
 
     def _rungs(self, speed: Floats, computed: Floats) -> Ints:
-        """``[levels, rows]``: the rung that each row takes at each level."""
-        size = len(self.yields.rungs)
-        if not self._ragged:
-            return np.repeat(np.arange(size)[::-1, None], len(speed), axis=1)
-        best, chosen = np.full((len(PRICES), len(speed)), -np.inf), np.zeros((len(PRICES), len(speed)), dtype=np.int64)
-        for rung in range(size):
-            worth = speed[:, rung] - np.multiply.outer(PRICES, computed[:, rung])
-            # Of equals the larger chunk: at price 0 nothing but commits counts.
-            chosen[worth >= best] = rung
-            np.maximum(best, worth, out=best)
-        return chosen
+        """``[levels, rows]``; not ragged, a level is a chunk size for all."""
+        if self._ragged:
+            return rungs_by_level(speed, computed)
+        return np.repeat(np.arange(len(self.yields.rungs))[::-1, None], len(speed), axis=1)
 
-    def _seconds(self, positions: Floats, rows: int, prompt: Floats, kv_tokens: int) -> Floats:
-        """Mean time of steps of so many rows with so many positions, and so many of prompt on average."""
+    def _seconds(self, positions: Floats, spread: Floats, rows: int, prompt: Floats, kv_tokens: int) -> Floats:
+        """Mean time of steps of so many rows with so many positions, and so many of prompt on average.
+
+        Where steps are padded, it counts how far single steps are from the mean (``spread``, a standard deviation).
+        """
         load = positions[:, None] + np.multiply.outer(prompt, self._prompts.bursts)
+        if self.latency.profile.padded_to:
+            load = np.concatenate([load + spread[:, None] * far for far in FAR], axis=1).clip(1)
         return np.asarray(self.latency.shared_many(load, positions[:, None] / rows, kv_tokens).mean(1))
 
     def _missed(self, rows: Sequence[Request], tpot: Floats) -> Floats:
@@ -245,10 +249,11 @@ class Controller:
         targets = [target for row in rows if (target := row.params.tpot_s or self.tpot_s)]
         return tpot / min(targets) if targets else np.zeros(len(tpot))
 
-    def _move(self, rate: Floats, free: int, rows: int) -> Reason:
+    def _move(self, rate: Floats, positions: Floats, free: int, rows: int) -> Reason:
         """Go to the best level, if that is better enough; returns why the level is what it is.
 
         Args:
+            rate, positions: of each level.
             free: which one would be best without targets.
         """
         best = int(rate.argmax())
@@ -259,7 +264,7 @@ class Controller:
         self._regret = np.maximum(0 if beyond else -CREDIT, self._regret + gain - SLACK)
         if self._regret[best] < WHOLE / (1 + HASTE * beyond):
             return "slo" if best != free else "hold"
-        grew = best < self._level  # prices ascend, so chunks shrink with the level
+        grew = positions[best] > positions[self._level]
         self._level, self._regret, self._rows = best, np.zeros(1), rows
         self.changes += 1
         if best != free:

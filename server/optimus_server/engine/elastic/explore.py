@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from optimus_server.engine.elastic.prices import PRICES
+from optimus_server.engine.elastic.levels import PRICES
 from optimus_server.engine.elastic.yields import YieldModel
 from optimus_server.engine.request import Request
 

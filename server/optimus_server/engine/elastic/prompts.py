@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 # How fast the ratio of prompt positions to commits follows what happens, per step.
 FOLLOW = 0.02
 # Bursts are those of so many steps.
-BURSTS = 64
+BURSTS, KINDS = 64, 16
 
 
 class PromptLoad:
@@ -34,9 +34,10 @@ class PromptLoad:
 
     @property
     def bursts(self) -> Floats:
-        """Positions of the last steps, over their mean."""
-        lately = np.array(self._lately) if any(self._lately) else np.ones(1)
-        return np.asarray(lately / lately.mean())
+        """Positions of the last steps, over their mean, from few to many; each stands for some steps."""
+        lately = np.sort(self._lately) if any(self._lately) else np.ones(1)
+        several = np.array([part.mean() for part in np.array_split(lately, min(len(lately), KINDS))])
+        return np.asarray(several / lately.mean())
 
     def decided(self, pace: float) -> None:
         """A step of this pace is to come."""

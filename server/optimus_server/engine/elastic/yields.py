@@ -56,8 +56,10 @@ def rungs(block_size: int, shift: int) -> tuple[int, ...]:
 @lru_cache
 def long_run(
     policy: Policy, ladder: tuple[int, ...], block_size: int, shift: int, *, answers: int = 24, steps: int = 96
-) -> tuple[Floats, Floats]:
-    """Commits and computed positions per step, both ``[P, rungs]``, by walking many answers through their blocks.
+) -> tuple[Floats, Floats, Floats]:
+    """Commits and computed positions per step, and these positions' variance, all ``[P, rungs]``.
+
+    By walking many answers through their blocks.
 
     All chunk sizes and probabilities walk with the same random numbers, so that their differences are not noise.
     """
@@ -68,11 +70,13 @@ def long_run(
     shape = (len(P), chunk.shape[1], answers)
     masked = np.ones((*shape, size), dtype=bool)
     frontier, pending = np.zeros(shape, dtype=int), np.full(shape, shift)
-    committed, computed = np.zeros((2, *shape))
+    committed, computed, squares = np.zeros((3, *shape))
     for _ in range(steps):
         goes_on, beside = rng.random((2, answers, size))
         stop = np.minimum(frontier - pending + np.maximum(chunk, pending + 1 - shift), size)
-        computed += stop - frontier + pending
+        width = stop - frontier + pending
+        computed += width
+        squares += width**2
         offered = masked & (place < np.minimum(stop + shift, size)[..., None])
         run = offered & np.logical_and.accumulate((goes_on < p) | ~offered | (place == frontier[..., None]), axis=3)
         near = place < frontier[..., None] + REACH
@@ -85,9 +89,11 @@ def long_run(
         over = after >= block_size
         masked[over] = np.pad(masked[over][:, block_size:], ((0, 0), (0, block_size)), constant_values=True)
         frontier = after - block_size * over
+    mean = computed.mean(2) / steps
+    variance = squares.mean(2) / steps - mean**2
     if policy in ("refresh", "stale"):
-        computed += committed
-    return committed.mean(2) / steps, computed.mean(2) / steps
+        mean = mean + committed.mean(2) / steps
+    return committed.mean(2) / steps, mean, variance
 
 
 class YieldModel:
@@ -147,9 +153,13 @@ class YieldModel:
 
     def table(self, policy: Policy) -> tuple[Floats, Floats]:
         """Commits and computed positions per step, both ``[P, rungs]``, in the long run."""
-        commits, computed = long_run(policy, self.rungs, self._block_size, self._shift)
+        commits, computed, _ = long_run(policy, self.rungs, self._block_size, self._shift)
         more_commits, more_computed = self._corrections.factors
         return commits * more_commits, computed * more_computed
+
+    def variance(self, policy: Policy) -> Floats:
+        """Of the computed positions per step, ``[P, rungs]``."""
+        return long_run(policy, self.rungs, self._block_size, self._shift)[2]
 
     def doubt(self, slots: Ints) -> Floats:
         """``[slots, rungs]``, by which share each chunk size may well do better or worse than is known."""
@@ -172,7 +182,7 @@ class YieldModel:
         """
         # A chunk size that is none of the ladder's counts as the one below.
         rung = np.searchsorted(self.rungs, chunks, side="right").clip(1) - 1
-        tables, kind = long_run(policy, self.rungs, self._block_size, self._shift), self._kind[slots]
+        tables, kind = long_run(policy, self.rungs, self._block_size, self._shift)[:2], self._kind[slots]
         again = self._last[slots] == rung
         self._last[slots] = rung
         commits_expected, width_expected = (table.T[rung] for table in tables)
