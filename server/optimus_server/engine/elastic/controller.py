@@ -36,8 +36,8 @@ Ints = NDArray[np.int64]
 # step's work (CUSUM): at once if it is twice as fast, in 12 steps if it is 8 % better, never for a fifth of a percent.
 SLACK, WHOLE = 0.002, 1.0
 # Each level has a sum of its own, and what it would have lost counts against it, up to CREDIT: one that is better now
-# and worse then, as rows come and go, is left alone. Mixed tasks, 256 requests at 4,096 tokens, seeds 0 and 1: 3 and 6
-# changes in 400 steps with 0, 2 and 3 with 1. Where the load is another one, what was lost before it came is no merit.
+# and worse then, as rows come and go, is left alone. Where the load is another one, what was lost before it came is no
+# merit.
 CREDIT = 1.0
 # Steps are counted so many standard deviations from their mean, at which three stand for all.
 FAR = (-(1.5**0.5), 0.0, 1.5**0.5)

@@ -13,7 +13,7 @@ Floats = NDArray[np.float64]
 
 # How fast the ratio of prompt positions to commits follows what happens, per step.
 FOLLOW = 0.02
-# Bursts are those of so many steps.
+# Bursts are those of so many steps, of which so many kinds are told apart.
 BURSTS, KINDS = 64, 16
 
 
