@@ -6,21 +6,9 @@ import pytest
 from optimus_server.cli import main
 
 SHORT = [
-    "--task",
-    "json",
-    "--rounds",
-    "1",
-    "--batch",
-    "2",
-    "--seconds",
-    "0.1",
-    "--warm-up",
-    "5",
-    "--learn",
-    "5",
-    "--answers",
-    "8",
-]
+    "--task", "json", "--rounds", "1", "--batch", "2", "--seconds", "0.1", "--warm-up", "5", "--learn", "5",
+    "--answers", "8",
+]  # fmt: skip
 
 
 def bench(capsys, *flags):
