@@ -152,6 +152,7 @@ def test_the_row_after_one_under_way_is_as_it_was_expected(policy, shift):
                 assert row.stop <= longest.stop
                 assert row.visible <= longest.visible
                 assert row.width == widths[request.frontier]
+                assert row.width <= expected.longest
                 if request.frontier >= (begin // 8 + 1) * 8 and policy != "stream":
                     assert expected.places == 8 - begin % 8
                     left += expected.leave == row.width
@@ -167,5 +168,7 @@ def test_the_row_after_one_under_way_is_as_it_was_expected(policy, shift):
             widths = {frontier: row_after(row, chunk, frontier).width for frontier in range(request.canvas + 1)}
             under_way = longest, expected, request.frontier, widths
             request.chunk = chunk
+            # If the row under way finds no room, it comes again, with that chunk size.
+            assert row.start < prompt or next_row(request, HUGE).width <= expected.longest
     assert stayed
     assert left or policy == "stream"

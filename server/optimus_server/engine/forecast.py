@@ -54,17 +54,16 @@ class Forecast:
     def mean(self, turns: Sequence[Turn]) -> float:
         """Positions of the rows that are not known, if all are there."""
         outlooks = [turn.outlook for turn in turns if turn.outlook]
-        return sum([stay + self.chance(places) * (leave - stay) for places, stay, leave in outlooks])
+        return sum([stay + self.chance(places) * (leave - stay) for places, stay, leave, _ in outlooks])
 
     def room(self, turns: Sequence[Turn]) -> tuple[int, int]:
         """Positions and masks to make room for; what is known is never short of it, and one row never is."""
         positions, masks, most, longest = 0, 0, 0, 0
         for turn in turns:
-            width = turn.row.stop - turn.row.start
             if turn.outlook:
-                most, longest = most + width, max(longest, width)
+                most, longest = most + turn.outlook.longest, max(longest, turn.outlook.longest)
             else:
-                positions, masks = positions + width, masks + turn.row.masks
+                positions, masks = positions + turn.row.width, masks + turn.row.masks
         if not most:
             return positions, masks
         mean = self.mean(turns)

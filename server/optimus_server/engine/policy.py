@@ -23,22 +23,25 @@ def next_row(request: Request, budget: int) -> Row | None:
     A row of masks is never cut: its width is the request's chunk. A prefill row
     longer than the budget ends on a block border, so that what it caches is exact.
     """
-    policy, chunk, block = request.params.policy, request.chunk, request.block_size
-    border = request.frontier // block * block
-    limit = border + block
-    start = request.cached
-    base = max(start, request.known - request.shift)
-    if policy in ("refresh", "stale") and request.exact < border:
-        start = min(start, request.exact)
-        base = max(base, border - request.shift)
-    if policy == "stream":
-        limit = request.canvas
-    stop = min(base + chunk, limit)
-    if policy == "block" or (policy == "stale" and request.drawn < limit):
-        stop = limit
-    if request.prefilling and stop - start > budget:
-        cut = min(start + budget, request.known - request.shift) // block * block
-        return Row(request, start, cut, cut) if cut > start else None
+    row = _row(request, request.chunk, request.frontier, request.cached, request.exact, request.drawn)
+    if request.prefilling and row.width > budget:
+        cut = min(row.start + budget, request.known - request.shift) // request.block_size * request.block_size
+        return Row(request, row.start, cut, cut) if cut > row.start else None
+    return row
+
+
+def _row(request: Request, chunk: int, frontier: int, cached: int, exact: int, drawn: int) -> Row:
+    """The row of a request with these lengths."""
+    policy, block, shift = request.params.policy, request.block_size, request.shift
+    border = frontier // block * block
+    limit = request.canvas if policy == "stream" else min(border + block, request.canvas)
+    start, base = cached, max(cached, request.known - shift)
+    # As ``Request.grant`` has it: a row offers a mask at least.
+    wanted = max(chunk, frontier - base + 1 - shift) if request.elastic else chunk
+    if policy in ("refresh", "stale") and exact < border:
+        start, base = min(start, exact), max(base, border - shift)
+    whole = policy == "block" or (policy == "stale" and drawn < limit)
+    stop = limit if whole else max(start, min(base + wanted, limit))
     return Row(request, start, stop, limit if policy == "stale" else stop)
 
 
@@ -48,36 +51,28 @@ def row_after(row: Row, chunk: int, frontier: int) -> Row:
     Args:
         chunk: size of the next row.
     """
-    request = row.request
-    policy, block, shift = request.params.policy, request.block_size, request.shift
-    border = frontier // block * block
-    limit = request.canvas if policy == "stream" else min(border + block, request.canvas)
+    request, block = row.request, row.request.block_size
     final = min(row.stop, request.frontier)
     exact = max(request.exact, final // block * block) if row.start <= request.exact else request.exact
-    start = max(request.cached, min(exact if policy == "block" else max(exact, final), frontier - shift))
-    base = max(start, request.known - shift)
-    if policy in ("refresh", "stale") and exact < border:
-        start, base = min(start, exact), max(base, border - shift)
-    if policy == "block" or (policy == "stale" and max(request.drawn, row.stop) < limit):
-        stop = limit
-    else:
-        wanted = max(chunk, frontier - base + 1 - shift) if request.elastic else chunk
-        stop = max(start, min(base + wanted, limit))
-    return Row(request, start, stop, limit if policy == "stale" else stop)
+    settled = exact if request.params.policy == "block" else max(exact, final)
+    cached = max(request.cached, min(settled, frontier - request.shift))
+    return _row(request, chunk, frontier, cached, exact, max(request.drawn, row.stop))
 
 
 def outlook(row: Row, chunk: int) -> tuple[Row, Outlook]:
-    """The longest row that may follow ``row``, whose result is not known yet, and what is to be expected.
+    """What may follow ``row``, whose result is not known yet, in one row, and what is to be expected.
 
-    The longest one starts where ``row`` does, if that finds no room in its step, and stops where everything that can
+    It starts where ``row`` does, if that finds no room in its step, and stops where everything that can
     be committed has been. A row that ends a prompt was known, so it has found room, and its whole blocks are done.
     """
     request = row.request
     farthest = request.first_mask(min(row.stop + request.shift, request.canvas))
     stay, leave = row_after(row, chunk, request.frontier), row_after(row, chunk, farthest)
     prompt = (request.known - request.shift) // request.block_size * request.block_size
+    again = _row(request, chunk, request.frontier, request.cached, request.exact, request.drawn)
+    longest = max(stay.width, leave.width, again.width if row.start >= prompt else 0)
     start, stop = min(max(row.start, prompt), leave.start), max(row.stop, stay.stop, leave.stop)
     visible = max(row.visible, stay.visible, leave.visible)
     border = request.frontier // request.block_size * request.block_size + request.block_size
     masks = border - request.frontier if farthest >= border else 0
-    return Row(request, start, stop, visible), Outlook(masks, stay.width, leave.width)
+    return Row(request, start, stop, visible), Outlook(masks, stay.width, leave.width, longest)

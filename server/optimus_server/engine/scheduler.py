@@ -112,6 +112,7 @@ class Scheduler:
                 fixed_rows=len(fixed),
                 prefill=prefill,
                 kv_tokens=sum([request.frontier for request in decoding]),
+                ahead=any(request.in_flight for request in decoding),
                 present=self.forecast.present,
             )
         )

@@ -39,11 +39,13 @@ class Outlook(NamedTuple):
     Attributes:
         places: from its frontier to the end of its block, if it may commit all masks there, else 0.
         stay, leave: positions of the next row if the block has masks left, and if everything is committed.
+        longest: positions of the longest row that may come of it, also if it finds no room itself.
     """
 
     places: int
     stay: int
     leave: int
+    longest: int
 
 
 @dataclass(slots=True)

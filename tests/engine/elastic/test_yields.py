@@ -27,14 +27,14 @@ def decode(p, chunk, policy="chunk", *, block=32, shift=1, tokens=4000, seed=0):
 
 def learn(model, kinds, chunk, steps, rng):
     """So many requests of each of these probabilities commit as they do in the long run, all at one chunk size."""
-    commits_, computed, _ = long_run("chunk", model.rungs, 32, 1)
+    commits_, computed, *_ = long_run("chunk", model.rungs, 32, 1)
     rung = model.rungs.index(chunk)
     levels = [level for level, count in kinds.items() for _ in range(count)]
     slots = np.array([model.slot(f"{number}") for number in range(len(levels))])
     for _ in range(steps):
         count = rng.geometric(1 / commits_[levels, rung]).clip(1, chunk)
         width = computed[levels, rung]
-        model.observe(slots, count, np.zeros_like(count), width, np.full(len(levels), chunk), "chunk")
+        model.observe(slots, count, 0 * count, 0 * count, width, np.full(len(levels), chunk), "chunk")
     return model.kinds(slots)
 
 
@@ -59,10 +59,14 @@ def test_the_long_run_is_what_real_rows_do(policy, shift):
 
 
 def test_chunk_one_of_a_shifted_model_is_autoregressive():
-    commits_, computed, variance = long_run("chunk", rungs(32, 1), 32, 1)
+    commits_, computed, variance, longest = long_run("chunk", rungs(32, 1), 32, 1)
     assert commits_[:, 0] == pytest.approx(1)
     assert computed[:, 0] == pytest.approx(1)
     assert variance[:, 0] == pytest.approx(0)
+    assert longest[:, 0] == pytest.approx(1)
+    # Whatever a row of half a block commits, none is longer; one of 64 may be the rest of a block and the next.
+    assert longest[:, 7] == pytest.approx(16, abs=1)
+    assert (longest[:, -1] > computed[:, -1]).all()
     # Of a block that is decoded again and again, what is left is less and less.
     assert (variance[:-1, -1] > 10).all()
 
@@ -104,7 +108,7 @@ def test_tokens_behind_an_answers_end_are_no_yield():
     model = YieldModel(32, 1)
     slots, chunk = np.array([model.slot("r")]), np.array([64])
     for _ in range(2000):
-        model.observe(slots, np.array([20]), np.array([10]), np.array([24]), chunk, "chunk")
+        model.observe(slots, np.array([20]), np.array([10]), np.array([0]), np.array([24]), chunk, "chunk")
     assert model.kinds(slots)[0] @ model.table("chunk")[0][:, -1] == pytest.approx(10, rel=0.15)
 
 
@@ -113,8 +117,26 @@ def test_more_waste_than_yield_leaves_a_usable_table():
     model = YieldModel(32, 1)
     slots, chunk = np.array([model.slot("r")]), np.array([1])
     for _ in range(500):
-        model.observe(slots, np.array([1]), np.array([30]), np.array([1]), chunk, "chunk")
+        model.observe(slots, np.array([1]), np.array([30]), np.array([0]), np.array([1]), chunk, "chunk")
     assert (model.table("chunk")[0] > 0).all()
+
+
+def test_what_another_chunk_size_has_offered_teaches_nothing():
+    """Tokens that it left behind, or took ahead, would be counted for the chunk size that comes after it."""
+    model = YieldModel(32, 1)
+    slots = np.array([model.slot("r")])
+
+    def see(chunk, start, count):
+        row = (np.array([value]) for value in (count, 0, start, start + chunk, chunk))
+        model.observe(slots, *row, "chunk")
+        return model.doubt(slots)[0, model.rungs.index(4)]
+
+    see(16, 0, 3)
+    unseen = see(16, 3, 3)
+    for start in range(6, 19):
+        # The last row of chunk 16 ended at 19.
+        assert see(4, start, 2) == pytest.approx(unseen)
+    assert see(4, 19, 2) < 0.999 * unseen
 
 
 def test_memory_is_bounded_by_the_live_requests():
@@ -139,7 +161,7 @@ def test_any_history_leaves_a_usable_table(data):
             np.array(data.draw(st.lists(st.integers(low, high), min_size=size, max_size=size)))
             for low, high in ((0, 40), (0, 40), (1, 40), (1, 20))
         )
-        model.observe(slots, commits_, wasted, width, chunks, "chunk")
+        model.observe(slots, commits_, wasted, 0 * width, width, chunks, "chunk")
         if data.draw(st.booleans()):
             model.close(names[0])
     for table in (*model.table("chunk"), model.doubt(np.array([model.slot("a")])), model.common):

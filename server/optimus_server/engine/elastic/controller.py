@@ -59,6 +59,7 @@ class Situation:
         fixed_rows: how many those are.
         prefill: positions of prompt that wait to be computed.
         kv_tokens: KV tokens that all these rows read.
+        ahead: whether the step before is under way. Rows are not known then, and the longest of them finds room.
         present: share of their positions that are there after all: one step ahead, some have ended.
     """
 
@@ -68,6 +69,7 @@ class Situation:
     fixed_rows: int
     prefill: int
     kv_tokens: int
+    ahead: bool = False
     present: float = 1.0
 
 
@@ -140,17 +142,22 @@ class Controller:
             return Choice((), 0, reason, self.prefill_budget, float(situation.fixed_rows))
 
         self._openings.clear()
-        self._policy, *tables = self._expect(rows)
+        self._policy, tables = self._expect(rows)
         rung = self._rungs(tables[0], tables[2])
         share = np.ones(len(rows) + 1)
         share[-1] = situation.joining
         count = len(rows) + situation.joining
-        logs, commits, decoding, variance = (table[np.arange(len(rows) + 1), rung] @ share for table in tables)
+        of_each = [table[np.arange(len(rows) + 1), rung] for table in tables]
+        logs, commits, decoding, variance = (table @ share for table in of_each[:4])
         speed = np.exp(logs / count)
         # Who commits more finishes sooner, and makes room for the next prompt.
         prompt = self._prompts.at(count * speed)
         decoding = situation.present * (decoding + situation.fixed)
         running = count + situation.fixed_rows
+        if situation.ahead:
+            longest = of_each[4].max(1)
+            variance = np.where(longest > decoding, 0, variance)
+            decoding = np.maximum(decoding, longest)
         rate = speed / self._seconds(decoding, np.sqrt(variance), running, prompt, situation.kv_tokens)
         missed, free = self._missed(rows, 1 / rate), int(rate.argmax())
         rate = np.where(missed <= 1, rate, 1e-9 * rate) if (missed <= 1).any() else 1 / missed
@@ -194,39 +201,36 @@ class Controller:
             begin = min(max(row.start, request.known - request.shift), row.stop)
             prompt += begin - row.start
             if found.offered and request.params.policy != "block":
-                width = row.stop - begin
                 behind = int(request.committed[request.end :].sum()) if request.finished else 0
                 policies.setdefault(request.params.policy, []).extend(
-                    (self.yields.slot(request.id), len(found.positions), behind, width, turn.chunk)
+                    (self.yields.slot(request.id), len(found.positions), behind, begin, row.stop, turn.chunk)
                 )
         for policy, numbers in policies.items():
-            slots, committed, wasted, widths, chunks = np.array(numbers).reshape(-1, 5).T
-            self.yields.observe(slots, committed, wasted, widths, chunks, policy)
+            slots, committed, wasted, starts, stops, chunks = np.array(numbers).reshape(-1, 6).T
+            self.yields.observe(slots, committed, wasted, starts, stops, chunks, policy)
         self._prompts.learn(prompt)
 
     def forget(self, request_id: str) -> None:
         self.yields.close(request_id)
 
-    def _expect(self, rows: Sequence[Request]) -> tuple[Policy, Floats, Floats, Floats, Floats]:
-        """Mean log of commits, commits, computed positions and their variance, ``[rows + 1, rungs]``.
+    def _expect(self, rows: Sequence[Request]) -> tuple[Policy, list[Floats]]:
+        """Mean log of commits, commits, computed positions, their variance, the longest: each ``[rows + 1, rungs]``.
 
-        The last row is one that joins.
-
-        Those that join are taken for any of the policy most rows have.
+        The last row is one that joins. Those that join are taken for any of the policy most rows have.
         """
         slots = np.array([self.yields.slot(row.id) for row in rows], dtype=np.int64)
         kinds = np.concatenate([self.yields.kinds(slots), self.yields.common[None]])
         policies: list[Policy] = [row.params.policy for row in rows]
         most = max(set(policies), key=policies.count, default=self._policy)
         policies.append(most)
-        found = np.zeros((4, len(kinds), len(self.yields.rungs)))
+        found = np.zeros((5, len(kinds), len(self.yields.rungs)))
         for policy in set(policies):
             mine = np.array(policies) == policy
             commits, computed = self.yields.table(policy)
-            values = (np.log(commits), commits, computed, self.yields.variance(policy))
-            for table, value in zip(found, values, strict=True):
+            _, _, variance, longest = self.yields.long_run(policy)
+            for table, value in zip(found, (np.log(commits), commits, computed, variance, longest), strict=True):
                 table[mine] = kinds[mine] @ value
-        return most, found[0], found[1], found[2], found[3]
+        return most, list(found)
 
     def _rungs(self, speed: Floats, computed: Floats) -> Ints:
         """``[levels, rows]``; not ragged, a level is a chunk size for all."""

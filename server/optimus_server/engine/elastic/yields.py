@@ -13,6 +13,7 @@ two kinds, a few steps tell them apart.
 
 from collections import deque
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +54,26 @@ def rungs(block_size: int, shift: int) -> tuple[int, ...]:
     return (*(c for c in LADDER if 2 - shift <= c < top), top)
 
 
+class LongRun(NamedTuple):
+    """Means per step, all ``[P, rungs]``.
+
+    Attributes:
+        commits, computed: tokens and positions.
+        variance: of the positions.
+        longest: positions of the longest row that may come of a step while nobody knows what it commits.
+    """
+
+    commits: Floats
+    computed: Floats
+    variance: Floats
+    longest: Floats
+
+
 @lru_cache
 def long_run(
     policy: Policy, ladder: tuple[int, ...], block_size: int, shift: int, *, answers: int = 24, steps: int = 96
-) -> tuple[Floats, Floats, Floats]:
-    """Commits and computed positions per step, and these positions' variance, all ``[P, rungs]``.
-
-    By walking many answers through their blocks.
+) -> LongRun:
+    """What requests of each kind do at each chunk size, by walking many answers through their blocks.
 
     All chunk sizes and probabilities walk with the same random numbers, so that their differences are not noise.
     """
@@ -70,13 +84,17 @@ def long_run(
     shape = (len(P), chunk.shape[1], answers)
     masked = np.ones((*shape, size), dtype=bool)
     frontier, pending = np.zeros(shape, dtype=int), np.full(shape, shift)
-    committed, computed, squares = np.zeros((3, *shape))
+    committed, computed, squares, longest = np.zeros((4, *shape))
     for _ in range(steps):
         goes_on, beside = rng.random((2, answers, size))
         stop = np.minimum(frontier - pending + np.maximum(chunk, pending + 1 - shift), size)
         width = stop - frontier + pending
         computed += width
         squares += width**2
+        # If all is committed, the next row begins at the frontier.
+        wanted = np.maximum(chunk, stop - frontier + 1)
+        left = np.where(stop + shift < size, size, size + block_size) - frontier
+        longest += np.maximum(width, np.minimum(wanted, left))
         offered = masked & (place < np.minimum(stop + shift, size)[..., None])
         run = offered & np.logical_and.accumulate((goes_on < p) | ~offered | (place == frontier[..., None]), axis=3)
         near = place < frontier[..., None] + REACH
@@ -93,7 +111,7 @@ def long_run(
     variance = squares.mean(2) / steps - mean**2
     if policy in ("refresh", "stale"):
         mean = mean + committed.mean(2) / steps
-    return committed.mean(2) / steps, mean, variance
+    return LongRun(committed.mean(2) / steps, mean, variance, longest.mean(2) / steps)
 
 
 class YieldModel:
@@ -117,10 +135,11 @@ class YieldModel:
         # How much there is to know of each from its steps: 1 after one that tells kinds apart, less and less without.
         self._told = np.zeros(0)
         self.common = np.full(len(P), 1 / len(P))
-        # The rung of each one's last row that offered masks; -1 before the first.
-        self._last = np.zeros(0, dtype=np.int64)
+        # The rung of each one's last row that offered masks, -1 before the first; where that stopped, and the last
+        # row of another rung.
+        self._last = np.zeros((3, 0), dtype=np.int64)
         # Chunk sizes are alike that compute the same: near the block's, whatever is larger does. In half octaves.
-        computed = long_run("chunk", self.rungs, block_size, shift)[1].mean(0)
+        computed = self.long_run("chunk").computed.mean(0)
         self._corrections = Corrections(len(self.rungs), LIKENESS, 2 * np.log2(computed))
 
     def slot(self, request_id: str) -> int:
@@ -134,11 +153,11 @@ class YieldModel:
                 np.concatenate([rows, np.zeros((more, len(P)))]) for rows in (self._evidence, self._kind)
             )
             self._told = np.concatenate([self._told, np.zeros(more)])
-            self._last = np.concatenate([self._last, np.zeros(more, dtype=np.int64)])
+            self._last = np.concatenate([self._last, np.zeros((3, more), dtype=np.int64)], axis=1)
             self._free = list(range(old + more - 1, old - 1, -1))
         slot = self._slots[request_id] = self._free.pop()
         self._evidence[slot], self._kind[slot], self._told[slot] = 0, self.common, 0
-        self._last[slot] = -1
+        self._last[:, slot] = -1, 0, 0
         return slot
 
     def close(self, request_id: str) -> None:
@@ -153,13 +172,13 @@ class YieldModel:
 
     def table(self, policy: Policy) -> tuple[Floats, Floats]:
         """Commits and computed positions per step, both ``[P, rungs]``, in the long run."""
-        commits, computed, _ = long_run(policy, self.rungs, self._block_size, self._shift)
+        found = self.long_run(policy)
         more_commits, more_computed = self._corrections.factors
-        return commits * more_commits, computed * more_computed
+        return found.commits * more_commits, found.computed * more_computed
 
-    def variance(self, policy: Policy) -> Floats:
-        """Of the computed positions per step, ``[P, rungs]``."""
-        return long_run(policy, self.rungs, self._block_size, self._shift)[2]
+    def long_run(self, policy: Policy) -> LongRun:
+        """The same, and more, as it was before anything was learned."""
+        return long_run(policy, self.rungs, self._block_size, self._shift)
 
     def doubt(self, slots: Ints) -> Floats:
         """``[slots, rungs]``, by which share each chunk size may well do better or worse than is known."""
@@ -171,24 +190,28 @@ class YieldModel:
         factor = vectors * np.sqrt(values.clip(0))
         return np.asarray(np.random.default_rng(0).standard_normal((count, len(self.rungs))) @ factor.T)
 
-    def observe(self, slots: Ints, commits: Ints, wasted: Ints, width: Ints, chunks: Ints, policy: Policy) -> None:
+    def observe(
+        self, slots: Ints, commits: Ints, wasted: Ints, starts: Ints, stops: Ints, chunks: Ints, policy: Policy
+    ) -> None:
         """Learn from the rows of one step that offered masks.
 
         Args:
             commits: masks that each row committed.
             wasted: tokens it has committed, now or before, behind the end that its answer turns out to have.
-            width: positions each row computed.
+            starts, stops: which positions each row computed.
             chunks: chunk size of each row.
         """
         # A chunk size that is none of the ladder's counts as the one below.
         rung = np.searchsorted(self.rungs, chunks, side="right").clip(1) - 1
-        tables, kind = long_run(policy, self.rungs, self._block_size, self._shift)[:2], self._kind[slots]
-        again = self._last[slots] == rung
-        self._last[slots] = rung
+        tables, kind = self.long_run(policy)[:2], self._kind[slots]
+        # What an earlier rung has offered is more or less committed than this one leaves it.
+        before, stopped, border = self._last[:, slots]
+        border = np.where(before == rung, border, stopped)
+        again = (before == rung) & (starts >= border)
+        self._last[:, slots] = rung, stops, border
         commits_expected, width_expected = (table.T[rung] for table in tables)
-        self._corrections.observe(
-            rung, again, kind, (commits, commits - wasted), width, (commits_expected, width_expected)
-        )
+        expected = commits_expected, width_expected
+        self._corrections.observe(rung, again, kind, commits - wasted, stops - starts, expected)
 
         # As if what a row commits were exponential. What it commits whatever its kind, at chunk 1, tells nothing.
         mean = commits_expected
