@@ -2,8 +2,8 @@ from itertools import islice
 
 import pytest
 
-from optimus_server.bench.asked import Asked
-from optimus_server.bench.closed import Round, Window, measure
+from optimus_server.bench.asked import Asked, evenly
+from optimus_server.bench.closed import Round, Window, _Loop, measure
 from optimus_server.bench.workload import Workload
 from optimus_server.demo import MODELS
 from optimus_server.engine.engine import Engine, EngineOptions
@@ -108,20 +108,42 @@ def test_a_window_in_which_a_kernel_is_compiled_is_opened_anew(loaded, monkeypat
     knobs = pytest.importorskip("triton").knobs
     runner, _, _ = loaded
     engine = engine_of(runner, 2)
-    real, steps = engine.step, []
+    real, restart, steps, opened = engine.step, _Loop.restart, [], []
 
     def step(meanwhile=None):
         steps.append(1)
-        if len(steps) in (12, 15):
+        if opened and len(opened) < 3 and len(steps) == opened[-1] + 2:
             knobs.runtime.jit_post_compile_hook(fn=SimpleNamespace(name="kernel"), key="", repr="")
         return real(meanwhile)
 
+    def restarted(loop):
+        restart(loop)
+        opened.append(len(steps))
+
     monkeypatch.setattr(engine, "step", step)
+    monkeypatch.setattr(_Loop, "restart", restarted)
     before = knobs.runtime.jit_post_compile_hook
     one = windowed(loaded, Window(warm_up=10, answers=5, seconds=0, most=60), engine=engine)
-    # Windows began at steps 11, 13 and 16; the last step tells what was cancelled.
-    assert one.steps == len(steps) - 15 - 1
+    assert len(opened) == 3
+    # The last step tells what was cancelled.
+    assert one.steps == len(steps) - opened[-1] - 1
     assert knobs.runtime.jit_post_compile_hook is before
+
+
+def test_each_window_is_asked_the_same_questions(loaded, monkeypatch):
+    runner, _, asked = loaded
+    restart, said = _Loop.restart, []
+
+    def restarted(loop):
+        restart(loop)
+        said.append([loop.running[request.id][0] for request in loop.engine.scheduler.waiting])
+
+    monkeypatch.setattr(_Loop, "restart", restarted)
+    for warm_up in (1, 30):
+        windowed(loaded, Window(warm_up=warm_up, answers=1, seconds=0, most=60), engine=engine_of(runner, 2))
+    first, second = said
+    assert first
+    assert [one.ids for one in first] == [one.ids for one in second] == [one.ids for one in evenly(asked)[: len(first)]]
 
 
 def test_tokens_per_step_are_of_the_window(loaded):

@@ -23,6 +23,8 @@ RIGHT_ENOUGH = 0.9
 SOUND_ENOUGH = 0.8
 # So many wait, and one more for so many that run, so that the batch stays full while the ends of some are told.
 SPARE = 4
+# A window that holds less than so many answers shows what was asked rather than how fast it was answered.
+FEW = 8
 # A kernel is compiled for a few kinds of shapes; a window that is opened more often than that tells of a fault.
 WINDOWS = 50
 
@@ -34,7 +36,7 @@ class Window:
     Attributes:
         warm_up: steps before, which are not counted; all first prompts are computed in these.
         answers, seconds: that end in it and that it lasts, both at least;
-        most: seconds after which it closes anyway, once an answer can be judged.
+        most: seconds after which it closes anyway, once a few answers have ended.
     """
 
     warm_up: int
@@ -107,21 +109,38 @@ class _Loop:
 
     engine: Engine
     params: Callable[[int], Params]
-    coming: Iterator[Asked]
+    asked: Sequence[Asked]
+    coming: Iterator[Asked] = field(init=False)
     running: dict[str, tuple[Asked, Request, list[int]]] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     ended: list[tuple[Asked, list[int], Usage]] = field(default_factory=list)
     events: Sequence[tuple[str, Event]] = ()
     tokens: int = 0
-    asked: int = 0
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        self.coming = cycle(self.asked)
 
     def add(self, one: Asked) -> None:
-        config, name = self.engine.config, str(self.asked)
-        self.asked += 1
+        config, name = self.engine.config, str(self.count)
+        self.count += 1
         params = self.params(one.room(self.engine.capacity))
         request = Request(name, one.ids, params, block_size=config.block_size, shift=config.logit_shift)
         self.running[name] = (one, request, [])
         self.engine.add(request)
+
+    def restart(self) -> None:
+        """When the next answer has ended, ask from the first question on: so each window is asked the same ones."""
+        ended = len(self.ended)
+        while len(self.ended) == ended:
+            self.step()
+        waiting = [request.id for request in self.engine.scheduler.waiting]
+        self.coming = cycle(self.asked)
+        for name in waiting:
+            self.engine.cancel(name)
+            del self.running[name]
+        for _ in waiting:
+            self.add(next(self.coming))
 
     def step(self) -> int:
         """One step; returns the tokens that were committed in the one before.
@@ -134,6 +153,8 @@ class _Loop:
 
     def _handle(self) -> None:
         for name, event in self.events:
+            if name not in self.running:
+                continue
             match event:
                 case Committed(ids):
                     self.running[name][2].extend(ids)
@@ -183,7 +204,7 @@ def measure(
         return Params(max_new_tokens=room, stop_ids=stop_ids, policy=policy, chunk=chunk)
 
     asked = evenly(asked)
-    loop = _Loop(engine, params, cycle(asked))
+    loop = _Loop(engine, params, asked)
     for one in in_the_middle(asked, engine.options.max_rows):
         loop.add(one)
     first = set(loop.running)
@@ -195,6 +216,7 @@ def measure(
         steps += 1
     with compilations() as compiled:
         for _ in range(WINDOWS):
+            loop.restart()
             compiled.clear()
             if counted := _count(loop, runner, tokenizer, window, compiled):
                 break
@@ -209,7 +231,7 @@ def _count(loop: _Loop, runner: Runner, tokenizer: Tokenizer, window: Window, co
     before, spent, tokens, steps, slowest = len(loop.ended), loop.spent(), 0, 0, 0.0
     busy, began = runner.busy_s, time.perf_counter()
     now = began
-    while now < began + window.most or not loop.ended:
+    while now < began + window.most or len(loop.ended) - before < min(FEW, window.answers):
         if now >= began + window.seconds and len(loop.ended) - before >= window.answers:
             break
         tokens += loop.step()

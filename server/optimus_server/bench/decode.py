@@ -27,7 +27,7 @@ import torch
 
 from optimus_server.bench.asked import Asked
 from optimus_server.bench.closed import Round, Window, measure
-from optimus_server.bench.flags import machine, positive
+from optimus_server.bench.flags import machine, not_negative, positive
 from optimus_server.bench.workload import WORKLOADS, Workload, add_workload, workload_of
 from optimus_server.demo import MODELS
 from optimus_server.engine.elastic.latency import Profile
@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--rounds", type=positive, default=3, help="passes over the grid; figures are of the median one")
     add("--warm-up", type=positive, default=100, help="steps before a cell's first window, not counted")
-    add("--learn", type=int, default=200, help="more of them where the controller chooses the chunk size")
+    add("--learn", type=not_negative, default=200, help="more of them where the controller chooses the chunk size")
     add("--answers", type=positive, default=24, help="that end while it is counted, at least, and 3 a request")
     add("--seconds", type=float, default=1.0, help="that are counted at least")
     add("--most", type=float, default=60.0, help="seconds that are counted at most, however few answers ended")

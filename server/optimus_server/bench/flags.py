@@ -18,6 +18,13 @@ def positive(text: str) -> int:
     return value
 
 
+def not_negative(text: str) -> int:
+    """A flag that counts something, or nothing."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
+    return value
+
+
 def chunk_size(text: str) -> int | None:
     """One value of ``--chunk``, as ``Params.chunk`` takes it: None, of ``auto``, leaves it to the controller."""
     return None if text == "auto" else positive(text)

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from optimus_server.bench.flags import positive
+from optimus_server.bench.flags import not_negative, positive
 from optimus_server.bench.panels import draw
 from optimus_server.bench.plots import need_matplotlib
 from optimus_server.bench.sections import CLIENTS, SECTIONS, SERVED, VARIANTS, Found, chunks_of, find
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--context", type=positive, nargs="+", default=[512, 1900], help="of a step")
     add("--rounds", type=positive, default=1)
     add("--warm-up", type=positive, default=100, help="steps before a cell is counted")
-    add("--learn", type=int, default=400, help="more of them where the controller chooses the chunk size")
+    add("--learn", type=not_negative, default=400, help="more of them where the controller chooses the chunk size")
     add("--answers", type=positive, default=48, help="that a cell counts at least, if there is time")
     add("--seconds", type=float, default=1.5, help="that a cell counts at least")
     add("--most", type=float, default=4.0, help="seconds that a cell counts at most")

@@ -28,12 +28,12 @@ SECTIONS = {
     ),
     "story": Section(
         "Stories, of about 410 tokens",
-        {1: "auto,block,24,1", 4: "auto,block,16,12,1", 16: "auto,block,8,4,1", 64: "auto,block,3,2,1",
+        {1: "auto,block,32,1", 4: "auto,block,16,12,1", 16: "auto,block,8,4,1", 64: "auto,block,3,2,1",
          256: "auto,block,2,1"},
     ),
     "long": Section(
         "Stories after 2,000 tokens of chat",
-        {1: "auto,block,24,1", 16: "auto,block,8,4,1", 64: "auto,block,4,2,1"},
+        {1: "auto,block,32,1", 16: "auto,block,8,4,1", 64: "auto,block,4,2,1"},
     ),
 }  # fmt: skip
 

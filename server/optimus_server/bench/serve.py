@@ -18,7 +18,7 @@ import httpx
 
 from optimus_server.bench.client import Client, Recording, Target, clock
 from optimus_server.bench.figures import Point, Slo, summarise
-from optimus_server.bench.flags import machine, positive
+from optimus_server.bench.flags import machine, not_negative, positive
 from optimus_server.bench.load import Send, Watch, closed_loop, open_loop
 from optimus_server.bench.plots import draw, need_matplotlib
 from optimus_server.bench.questions import choose
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     loads.add_argument("--concurrency", type=positive, nargs="+", help="closed loop: clients (default: 1 4 16)")
     loads.add_argument("--rate", type=_rate, nargs="+", help="open loop: requests a second, Poisson arrivals")
     add("--requests", type=positive, help="of each load (default: 8 a client, at least 64; 100 in an open loop)")
-    add("--warm-up", type=_not_negative, default=2, help="requests sent before the first load, not counted")
+    add("--warm-up", type=not_negative, default=2, help="requests sent before the first load, not counted")
     add("--tasks", type=Path, help="task file (default: the demo model's held-out tasks, other ones for each load)")
     add("--task", nargs="+", default=(), metavar="NAME", help="questions of these tasks only")
     add_lengths(parser)
@@ -63,12 +63,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", type=Path, help="write all figures to this file, too")
     add("--plot", type=Path, help="write a PNG of throughput and latencies over the load")
     add("--against", type=Path, nargs="+", default=[], help="JSON of earlier runs, for the plot")
-
-
-def _not_negative(text: str) -> int:
-    if (value := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, not {text}")
-    return value
 
 
 def _rate(text: str) -> float:

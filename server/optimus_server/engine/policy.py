@@ -31,17 +31,24 @@ def next_row(request: Request, budget: int) -> Row | None:
 
 
 def _row(request: Request, chunk: int, frontier: int, cached: int, exact: int, drawn: int) -> Row:
-    """The row of a request with these lengths."""
-    policy, block, shift = request.params.policy, request.block_size, request.shift
-    border = frontier // block * block
-    limit = request.canvas if policy == "stream" else min(border + block, request.canvas)
-    start, base = cached, max(cached, request.known - shift)
-    # As ``Request.grant`` has it: a row offers a mask at least.
-    wanted = max(chunk, frontier - base + 1 - shift) if request.elastic else chunk
+    """The row of a request with these lengths. It is asked for some times for every row of every step."""
+    policy, shift = request.params.policy, request.shift
+    border = frontier - frontier % request.block_size
+    limit = border + request.block_size
+    if policy == "stream" or limit > request.canvas:
+        limit = request.canvas
+    start = cached
+    base = known if cached < (known := request.known - shift) else cached
+    if request.elastic and chunk < (least := frontier - base + 1 - shift):
+        # As ``Request.grant`` has it: a row offers a mask at least.
+        chunk = least
     if policy in ("refresh", "stale") and exact < border:
         start, base = min(start, exact), max(base, border - shift)
-    whole = policy == "block" or (policy == "stale" and drawn < limit)
-    stop = limit if whole else max(start, min(base + wanted, limit))
+    stop = base + chunk
+    if stop > limit or policy == "block" or (policy == "stale" and drawn < limit):
+        stop = limit
+    if stop < start:
+        stop = start
     return Row(request, start, stop, limit if policy == "stale" else stop)
 
 
@@ -69,8 +76,12 @@ def outlook(row: Row, chunk: int) -> tuple[Row, Outlook]:
     farthest = request.first_mask(min(row.stop + request.shift, request.canvas))
     stay, leave = row_after(row, chunk, request.frontier), row_after(row, chunk, farthest)
     prompt = (request.known - request.shift) // request.block_size * request.block_size
-    again = _row(request, chunk, request.frontier, request.cached, request.exact, request.drawn)
-    longest = max(stay.width, leave.width, again.width if row.start >= prompt else 0)
+    longest = max(stay.stop - stay.start, leave.stop - leave.start)
+    if row.start >= prompt:
+        again = row
+        if chunk > request.chunk:
+            again = _row(request, chunk, request.frontier, request.cached, request.exact, request.drawn)
+        longest = max(longest, again.stop - again.start)
     start, stop = min(max(row.start, prompt), leave.start), max(row.stop, stay.stop, leave.stop)
     visible = max(row.visible, stay.visible, leave.visible)
     border = request.frontier // request.block_size * request.block_size + request.block_size

@@ -159,6 +159,7 @@ class Request:
         frontier: first position not committed.
         end: first position that is never sent.
         chunk: chunk size in force.
+        elastic: whether the controller may choose it.
         in_flight: rows being computed whose results are not known.
         fresh: it has begun (again), and the device does not know.
         waited: its last row found no room in its step.
@@ -176,6 +177,7 @@ class Request:
         self.block_size = block_size
         self.shift = shift
         self.chunk = params.chunk or 1
+        self.elastic = params.chunk is None and params.policy != "block"
         self.prompt_len = len(ids)
         self.end = self.prompt_len + params.max_new_tokens
         self.canvas = math.ceil(self.end / block_size) * block_size
@@ -200,11 +202,6 @@ class Request:
     def prefilling(self) -> bool:
         """Whole blocks of known tokens lack KV. Their rows may be cut, and offer no masks."""
         return self.cached < (self.known - self.shift) // self.block_size * self.block_size
-
-    @property
-    def elastic(self) -> bool:
-        """Whether the controller may choose its chunk size."""
-        return self.params.chunk is None and self.params.policy != "block"
 
     def grant(self, chunk: int) -> None:
         """Take a chunk size from the controller.

@@ -28,6 +28,8 @@ NOISE = 1.5
 FORGET = 0.99995
 # And with each step, but more so at the start: the first steps were judged by who knew nothing of the requests.
 FORGET_STEP = 0.9999
+# Factors are worked out anew every so many steps, and in each of the first ones: in one step they hardly change.
+EVERY, FIRST = 4, 200
 
 
 class Corrections:
@@ -49,21 +51,28 @@ class Corrections:
         self._with_common = self._prior + COMMON**2
         self._likeness = likeness
         self._steps = 0
+        self._known: tuple[Floats, Floats, Floats] | None = None
         # Commits and computed positions; of each what was seen and expected, by group and rung.
         self._sums = np.zeros((2, 2, likeness.shape[1], size))
 
     @property
     def factors(self) -> tuple[Floats, Floats]:
         """Of commits and of computed positions, both ``[P, rungs]``."""
-        commits, computed = (self._likeness @ self._mean(*sums) for sums in self._sums)
+        commits, computed, _ = self._all()
         return commits, computed
 
     @property
     def doubt(self) -> Floats:
         """``[P, rungs]``, standard deviation of the factors of commits, beside what they have in common."""
-        certain = np.eye(len(self._prior)) + self._prior * self._sums[0, 1][:, None] / NOISE
-        variance = np.linalg.solve(certain, self._prior[None]).diagonal(axis1=1, axis2=2)
-        return np.asarray(self._likeness @ np.sqrt(variance))
+        return self._all()[2]
+
+    def _all(self) -> tuple[Floats, Floats, Floats]:
+        if self._known is None:
+            commits, computed = (self._likeness @ self._mean(*sums) for sums in self._sums)
+            certain = np.eye(len(self._prior)) + self._prior * self._sums[0, 1][:, None] / NOISE
+            variance = np.linalg.solve(certain, self._prior[None]).diagonal(axis1=1, axis2=2)
+            self._known = commits, computed, np.asarray(self._likeness @ np.sqrt(variance))
+        return self._known
 
     def observe(
         self,
@@ -86,6 +95,8 @@ class Corrections:
             expected: commits and computed positions, ``[rows, P]`` each.
         """
         self._steps += 1
+        if self._steps % EVERY == 0 or self._steps < FIRST:
+            self._known = None
         likeness = kind @ self._likeness
         rows = np.zeros(self._sums.shape[:1:-1])
         np.add.at(rows, rung, likeness)

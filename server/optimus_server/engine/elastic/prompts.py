@@ -35,8 +35,11 @@ class PromptLoad:
     @property
     def bursts(self) -> Floats:
         """Positions of the last steps, over their mean, from few to many; each stands for some steps."""
-        lately = np.sort(self._lately) if any(self._lately) else np.ones(1)
-        several = np.array([part.mean() for part in np.array_split(lately, min(len(lately), KINDS))])
+        if not any(self._lately):
+            return np.ones(1)
+        lately = np.sort(self._lately)
+        ends = np.linspace(0, len(lately), min(len(lately), KINDS) + 1).astype(int)
+        several = np.add.reduceat(lately, ends[:-1]) / np.diff(ends)
         return np.asarray(several / lately.mean())
 
     def decided(self, pace: float) -> None:
