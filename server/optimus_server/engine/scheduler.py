@@ -14,7 +14,8 @@ import time
 from collections import deque
 
 from optimus_server.engine.blocks import BlockPool, Lease
-from optimus_server.engine.elastic.controller import Choice, Controller, Situation
+from optimus_server.engine.elastic.choice import Choice, Situation
+from optimus_server.engine.elastic.controller import Controller
 from optimus_server.engine.elastic.latency import LatencyModel
 from optimus_server.engine.forecast import Forecast
 from optimus_server.engine.policy import next_row, outlook

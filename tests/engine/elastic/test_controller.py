@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from optimus_server.engine.elastic.controller import Controller, Situation
+from optimus_server.engine.elastic.choice import Situation
+from optimus_server.engine.elastic.controller import Controller
 from optimus_server.engine.elastic.latency import LatencyModel, Profile
 from optimus_server.engine.elastic.yields import YieldModel, rungs
 from optimus_server.engine.engine import Engine, EngineOptions
@@ -152,6 +153,34 @@ def test_a_level_chosen_for_another_load_is_left_sooner():
     assert steps(100) == steps(140) == steps(70) == 13
     assert steps(200) < 5
     assert steps(20) == 1
+
+
+def test_of_many_rows_a_choice_holds_for_some_steps(monkeypatch):
+    """Unless others come or go; those who are new take what is typical."""
+    control, worked_out = controller(), []
+    expect = control._expect
+    monkeypatch.setattr(control, "_expect", lambda rows: worked_out.append(len(rows)) or expect(rows))
+    for _ in range(9):
+        control.choose(situation(256))
+    assert worked_out == [256] * 3
+    for _ in range(4):
+        control.choose(situation(64))
+    assert worked_out == [256] * 3 + [64] * 4
+    control.choose(situation(256))
+    held = control.choose(situation(260))
+    assert len(held.chunks) == 260
+    assert held.chunks[256:] == (held.typical,) * 4
+    assert held.reason == "hold"
+
+
+def test_steps_in_which_a_choice_held_count_when_it_is_worked_out():
+    def steps(since):
+        control, rate = controller(), np.array([1.0, 1.08])
+        control._since = since
+        return next(n for n in range(1, 100) if control._move(rate, rate, 1, 100) != "hold")
+
+    assert steps(1) == 13
+    assert steps(4) == 4
 
 
 class Chaos:

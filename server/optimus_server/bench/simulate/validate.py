@@ -17,7 +17,8 @@ from optimus_server.bench.simulate.recording import Recording, decode
 from optimus_server.bench.simulate.workload import aligned
 from optimus_server.bench.simulate.world import Arrival, Scheme, World
 from optimus_server.demo.tasks import held_out
-from optimus_server.engine.elastic.controller import Choice, Controller, Situation
+from optimus_server.engine.elastic.choice import Choice, Situation
+from optimus_server.engine.elastic.controller import Controller
 from optimus_server.engine.elastic.latency import Profile
 from optimus_server.engine.elastic.yields import rungs
 from optimus_server.engine.engine import Engine

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from optimus_server.engine.elastic.choice import Choice, Situation
 from optimus_server.engine.elastic.explore import Explorer
 from optimus_server.engine.elastic.latency import LatencyModel
 from optimus_server.engine.elastic.levels import rungs_by_level
@@ -46,42 +47,19 @@ OTHER_LOAD = 0.1
 # Rows swing by a factor of up to exp(SWING) where requests come and go, or wait for pages. What was chosen for a load
 # that is further away is left so many times sooner for each factor of e.
 SWING, HASTE = 0.4, 20.0
+# A choice holds for a step for each so many rows, and so many of them are learned from in a step: of many requests
+# nothing changes in one step, and the device must not wait for the host.
+AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
-    """What a step has to do.
+class _Held:
+    """A choice that holds for some steps more: of which requests, and of how many rows at which pace."""
 
-    Attributes:
-        rows: requests that decode and leave their chunk size to the controller.
-        joining: requests of that kind that end their prompt in this step.
-        fixed: positions of rows whose chunk size is fixed.
-        fixed_rows: how many those are.
-        prefill: positions of prompt that wait to be computed.
-        kv_tokens: KV tokens that all these rows read.
-        ahead: whether the step before is under way. Rows are not known then, and the longest of them finds room.
-        present: share of their positions that are there after all: one step ahead, some have ended.
-    """
-
-    rows: Sequence[Request]
-    joining: int
-    fixed: int
-    fixed_rows: int
-    prefill: int
-    kv_tokens: int
-    ahead: bool = False
-    present: float = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """Chunk sizes for the rows of a situation, in their order, and the prompt positions that may join them."""
-
-    chunks: tuple[int, ...]
-    typical: int
-    reason: Reason
-    prefill: int
-    expected_commits: float
+    choice: Choice
+    chunks: dict[str, int]
+    rows: int
+    pace: float
 
 
 class Controller:
@@ -119,6 +97,8 @@ class Controller:
         self._openings: dict[Policy, int] = {}
         self._prompts = PromptLoad()
         self._explorer = Explorer(yields, block_size)
+        self._held: _Held | None = None
+        self._since, self._learned = 1, 0
 
     def opening(self, policy: Policy) -> int:
         """Chunk size of a request that joins, of which nothing is known."""
@@ -141,6 +121,8 @@ class Controller:
             reason: Reason = "manual" if situation.fixed_rows else "idle"
             return Choice((), 0, reason, self.prefill_budget, float(situation.fixed_rows))
 
+        if self._holds(len(rows)):
+            return self._hold(situation)
         self._openings.clear()
         self._policy, tables = self._expect(rows)
         rung = self._rungs(tables[0], tables[2])
@@ -163,7 +145,8 @@ class Controller:
         rate = np.where(missed <= 1, rate, 1e-9 * rate) if (missed <= 1).any() else 1 / missed
         reason = self._move(rate, decoding, free, running)
         level = self._level
-        self._prompts.decided(float(count * speed[level]))
+        pace = float(count * speed[level])
+        self._prompts.decided(pace)
         chosen = rung[level].copy()
         if self._ragged and rows:
             load, width = float(decoding[level] + prompt[level]), float(decoding[level]) / running
@@ -176,13 +159,31 @@ class Controller:
 
             self._explorer.explore(rows, chosen[:-1], rung[:, :-1], rate, tables[0], tables[2], longer)
         chunks = tuple(self.yields.rungs[rung] for rung in chosen[:-1].tolist())
-        return Choice(
+        choice = Choice(
             chunks,
             self.yields.rungs[chosen[-1]],
             reason,
             self._prefill(situation, float(decoding[level]), float(speed[level])),
             float(commits[level]) + situation.fixed_rows,
         )
+        self._since = 1
+        self._held = _Held(choice, {row.id: chunk for row, chunk in zip(rows, chunks, strict=True)}, len(rows), pace)
+        return choice
+
+    def _holds(self, rows: int) -> bool:
+        """Whether the last choice does for as many rows, too."""
+        if self._held is None or self._since >= max(1, self._held.rows // AT_ONCE):
+            return False
+        return abs(rows - self._held.rows) <= OTHER_LOAD * self._held.rows
+
+    def _hold(self, situation: Situation) -> Choice:
+        assert self._held
+        self._since += 1
+        choice = self._held.choice
+        self._prompts.decided(self._held.pace)
+        chunks = tuple([self._held.chunks.get(row.id, choice.typical) for row in situation.rows])
+        reason: Reason = "slo" if choice.reason == "slo" else "hold"
+        return Choice(chunks, choice.typical, reason, choice.prefill, choice.expected_commits)
 
     def learn(
         self,
@@ -194,13 +195,14 @@ class Controller:
         """Take a step's result: what its rows committed, and how long it took."""
         self.latency.observe(decision.positions, decision.kv_tokens, seconds)
         policies: dict[Policy, list[int]] = {}
-        prompt = 0
-        for turn, found in zip(turns, commits, strict=True):
+        prompt, every = 0, max(1, len(turns) // AT_ONCE)
+        self._learned += 1
+        for place, (turn, found) in enumerate(zip(turns, commits, strict=True), self._learned):
             row, request = turn.row, turn.row.request
             # The row that ends a prompt carries some of it, which is no price of its tokens.
             begin = min(max(row.start, request.known - request.shift), row.stop)
             prompt += begin - row.start
-            if found.offered and request.params.policy != "block":
+            if found.offered and (place % every == 0 or request.finished) and request.params.policy != "block":
                 behind = int(request.committed[request.end :].sum()) if request.finished else 0
                 policies.setdefault(request.params.policy, []).extend(
                     (self.yields.slot(request.id), len(found.positions), behind, begin, row.stop, turn.chunk)
@@ -265,7 +267,7 @@ class Controller:
         changed = rows / self._rows - 1
         gain = rate / rate[self._level] - 1
         beyond = max(0.0, abs(math.log(rows / self._rows)) - SWING)
-        self._regret = np.maximum(0 if beyond else -CREDIT, self._regret + gain - SLACK)
+        self._regret = np.maximum(0 if beyond else -CREDIT, self._regret + self._since * (gain - SLACK))
         if self._regret[best] < WHOLE / (1 + HASTE * beyond):
             return "slo" if best != free else "hold"
         grew = positions[best] > positions[self._level]
