@@ -6,8 +6,8 @@ result. All chunk sizes are asked the same questions. Rounds go over the whole g
 from its median round, so that a busy machine disturbs all cells alike.
 
 Before its first window each cell has ``--warm-up`` steps: until then the mix of requests is not yet what the chunk size
-makes it, since who decodes faster is there for a shorter time. Elastic decoding has ``--learn`` more, as a server has
-seen other requests before; a cell keeps its engine, and what was learned, over all rounds.
+makes it, since who decodes faster is there for a shorter time. Elastic decoding has ``--learn`` rows more, as a server
+has seen other requests before; a cell keeps its engine, and what was learned, over all rounds.
 """
 
 import argparse
@@ -45,6 +45,8 @@ PAGE = 32
 PREFILL = {"cpu": 512, "cuda": 2048}
 # Steps before the windows after the first: all first prompts are computed in these.
 FIRST_STEPS = 8
+# Steps that the controller learns in at most: few requests at a time teach little, and would take minutes.
+LONGEST_LESSON = 1500
 
 Key = tuple[str, int, int | str]
 """A cell: its workload's name, batch, and a chunk size, ``auto`` (the controller's) or ``block`` (the policy)."""
@@ -80,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--rounds", type=positive, default=3, help="passes over the grid; figures are of the median one")
     add("--warm-up", type=positive, default=100, help="steps before a cell's first window, not counted")
-    add("--learn", type=not_negative, default=200, help="more of them where the controller chooses the chunk size")
+    add("--learn", type=not_negative, default=6400, help="rows that the controller, where it chooses, has seen before")
     add("--answers", type=positive, default=24, help="that end while it is counted, at least, and 3 a request")
     add("--seconds", type=float, default=1.0, help="that are counted at least")
     add("--most", type=float, default=60.0, help="seconds that are counted at most, however few answers ended")
@@ -227,7 +229,8 @@ class Bench:
         """One round of one cell; False if it has no figures."""
         name, batch, chunk = key
         where = f"{name}, batch {batch}, chunk {chunk}"
-        first = FIRST_STEPS if number else self.args.warm_up + (self.args.learn if chunk == "auto" else 0)
+        learn = min(self.args.learn // batch, LONGEST_LESSON) if chunk == "auto" else 0
+        first = FIRST_STEPS if number else self.args.warm_up + learn
         window = Window(first, max(self.args.answers, 3 * batch), self.args.seconds, self.args.most)
         policy: Policy = "block" if chunk == "block" else cast(Policy, self.args.policy)
         asked = self.asked[name][: self._count(batch)]

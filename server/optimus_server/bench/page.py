@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--context", type=positive, nargs="+", default=[512, 1900], help="of a step")
     add("--rounds", type=positive, default=1)
     add("--warm-up", type=positive, default=100, help="steps before a cell is counted")
-    add("--learn", type=not_negative, default=400, help="more of them where the controller chooses the chunk size")
+    add("--learn", type=not_negative, default=16000, help="rows that the controller, where it chooses, has seen before")
     add("--answers", type=positive, default=48, help="that a cell counts at least, if there is time")
     add("--seconds", type=float, default=1.5, help="that a cell counts at least")
     add("--most", type=float, default=4.0, help="seconds that a cell counts at most")
