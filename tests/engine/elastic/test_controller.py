@@ -160,12 +160,12 @@ def test_of_many_rows_a_choice_holds_for_some_steps(monkeypatch):
     control, worked_out = controller(), []
     expect = control._expect
     monkeypatch.setattr(control, "_expect", lambda rows: worked_out.append(len(rows)) or expect(rows))
-    for _ in range(9):
+    for _ in range(17):
         control.choose(situation(256))
     assert worked_out == [256] * 3
     for _ in range(4):
-        control.choose(situation(64))
-    assert worked_out == [256] * 3 + [64] * 4
+        control.choose(situation(16))
+    assert worked_out == [256] * 3 + [16] * 4
     control.choose(situation(256))
     held = control.choose(situation(260))
     assert len(held.chunks) == 260

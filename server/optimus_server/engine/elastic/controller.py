@@ -47,9 +47,9 @@ OTHER_LOAD = 0.1
 # Rows swing by a factor of up to exp(SWING) where requests come and go, or wait for pages. What was chosen for a load
 # that is further away is left so many times sooner for each factor of e.
 SWING, HASTE = 0.4, 20.0
-# A choice holds for a step for each so many rows, and so many of them are learned from in a step: of many requests
-# nothing changes in one step, and the device must not wait for the host.
-AT_ONCE = 64
+# With many requests nothing changes in one step, and the device must not wait for the host: a choice holds for a step
+# for each so many rows, but for so many steps at most, and so many rows are learned from in a step.
+HELD_ROWS, HELD_STEPS, LEARNED_ROWS = 16, 8, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Controller:
 
     def _holds(self, rows: int) -> bool:
         """Whether the last choice does for as many rows, too."""
-        if self._held is None or self._since >= max(1, self._held.rows // AT_ONCE):
+        if self._held is None or self._since >= min(self._held.rows // HELD_ROWS, HELD_STEPS):
             return False
         return abs(rows - self._held.rows) <= OTHER_LOAD * self._held.rows
 
@@ -195,7 +195,7 @@ class Controller:
         """Take a step's result: what its rows committed, and how long it took."""
         self.latency.observe(decision.positions, decision.kv_tokens, seconds)
         policies: dict[Policy, list[int]] = {}
-        prompt, every = 0, max(1, len(turns) // AT_ONCE)
+        prompt, every = 0, max(1, len(turns) // LEARNED_ROWS)
         self._learned += 1
         for place, (turn, found) in enumerate(zip(turns, commits, strict=True), self._learned):
             row, request = turn.row, turn.row.request
