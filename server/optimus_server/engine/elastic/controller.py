@@ -48,8 +48,8 @@ OTHER_LOAD = 0.1
 # that is further away is left so many times sooner for each factor of e.
 SWING, HASTE = 0.4, 20.0
 # With many requests nothing changes in one step, and the device must not wait for the host: a choice holds for a step
-# for each so many rows, but for so many steps at most, and so many rows are learned from in a step.
-HELD_ROWS, HELD_STEPS, LEARNED_ROWS = 16, 8, 64
+# for each so many rows, but for so many steps at most.
+HELD_ROWS, HELD_STEPS = 16, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Controller:
         self._prompts = PromptLoad()
         self._explorer = Explorer(yields, block_size)
         self._held: _Held | None = None
-        self._since, self._learned = 1, 0
+        self._since = 1
 
     def opening(self, policy: Policy) -> int:
         """Chunk size of a request that joins, of which nothing is known."""
@@ -195,14 +195,13 @@ class Controller:
         """Take a step's result: what its rows committed, and how long it took."""
         self.latency.observe(decision.positions, decision.kv_tokens, seconds)
         policies: dict[Policy, list[int]] = {}
-        prompt, every = 0, max(1, len(turns) // LEARNED_ROWS)
-        self._learned += 1
-        for place, (turn, found) in enumerate(zip(turns, commits, strict=True), self._learned):
+        prompt = 0
+        for turn, found in zip(turns, commits, strict=True):
             row, request = turn.row, turn.row.request
             # The row that ends a prompt carries some of it, which is no price of its tokens.
             begin = min(max(row.start, request.known - request.shift), row.stop)
             prompt += begin - row.start
-            if found.offered and (place % every == 0 or request.finished) and request.params.policy != "block":
+            if found.offered and request.params.policy != "block":
                 behind = int(request.committed[request.end :].sum()) if request.finished else 0
                 policies.setdefault(request.params.policy, []).extend(
                     (self.yields.slot(request.id), len(found.positions), behind, begin, row.stop, turn.chunk)
