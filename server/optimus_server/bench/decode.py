@@ -43,10 +43,9 @@ from optimus_server.text.tokenizer import Tokenizer
 PAGE = 32
 # Positions of prompt in a step, as `optimus serve` has them.
 PREFILL = {"cpu": 512, "cuda": 2048}
-# Steps before the windows after the first: all first prompts are computed in these.
-FIRST_STEPS = 8
-# Steps that the controller learns in at most: few requests at a time teach little, and would take minutes.
-LONGEST_LESSON = 1500
+# Steps before the windows after the first, in which all first prompts are computed; and steps that the controller
+# learns in at most: with few requests at a time it would take minutes.
+FIRST_STEPS, LONGEST_LESSON = 8, 1500
 
 Key = tuple[str, int, int | str]
 """A cell: its workload's name, batch, and a chunk size, ``auto`` (the controller's) or ``block`` (the policy)."""
@@ -233,10 +232,9 @@ class Bench:
         first = FIRST_STEPS if number else self.args.warm_up + learn
         window = Window(first, max(self.args.answers, 3 * batch), self.args.seconds, self.args.most)
         policy: Policy = "block" if chunk == "block" else cast(Policy, self.args.policy)
-        asked = self.asked[name][: self._count(batch)]
         try:
             one = measure(
-                self._engine(key), self.runner, self.tokenizer, asked, window, policy,
+                self._engine(key), self.runner, self.tokenizer, self.asked[name][: self._count(batch)], window, policy,
                 chunk if isinstance(chunk, int) else None,
             )  # fmt: skip
         except RuntimeError as error:
