@@ -82,6 +82,24 @@ def test_a_long_prompt_takes_as_many_steps_as_its_budget_says():
     assert steps == -(-4000 // 512)
 
 
+def test_who_cannot_begin_yet_waits_and_finds_its_prompt_in_the_cache():
+    """Of many that come at once with one prompt, who is let in before any of it is computed computes it again."""
+    sched, rng = scheduler(pages=400, prefill_budget=34), np.random.default_rng(0)
+    for number in range(6):
+        sched.add(make(str(number), 64, 4))
+    step = sched.schedule()
+    assert names(step) == ["0"]
+    assert len(sched.running) == 1
+    computed = 0
+    while sched.running or sched.waiting:
+        computed += sum(row.width for row in step.rows)
+        apply(sched, step, rng)
+        sched.check()
+        step = sched.schedule()
+    # The first one and the second, which begins with what is left of a step's budget; not six times 64.
+    assert computed < 3 * 64 + 6 * 24
+
+
 def test_the_youngest_is_preempted_and_keeps_its_tokens():
     sched = scheduler(pages=16, max_rows=8)
     rng = np.random.default_rng(0)

@@ -203,7 +203,8 @@ class Scheduler:
             if head is not self._head:
                 self._head, self._overtaken = head, 0
             impatient = request is not head and self._overtaken >= PATIENCE
-            if budget <= 0 or len(self.running) >= self.max_rows or impatient:
+            # Who cannot begin waits: until then its prompt may be in the cache.
+            if budget < request.block_size or len(self.running) >= self.max_rows or impatient:
                 return
             if request.in_flight or not self._open(request):
                 continue
