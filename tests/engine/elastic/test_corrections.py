@@ -7,14 +7,14 @@ RUNGS = 8
 HARD, EASY = np.eye(2)
 
 
-def show(corrections, rung, kind, commits, *, expected=4.0, width=8.0, again=True, steps=400, rows=4):
+def show(corrections, rung, kind, commits, *, expected=4.0, useful=None, width=8.0, again=True, steps=400, rows=4):
     """So many rows of one rung and kind, step by step."""
     for _ in range(steps):
         corrections.observe(
             np.full(rows, rung),
             np.full(rows, again),
             np.tile(kind, (rows, 1)),
-            np.full(rows, commits),
+            (np.full(rows, commits), np.full(rows, commits if useful is None else useful)),
             np.full(rows, width),
             (np.full((rows, 2), expected), np.full((rows, 2), 8.0)),
         )
@@ -84,9 +84,18 @@ def test_what_is_learned_at_one_rung_does_not_change_what_another_is_known_to_do
     assert hard[3] == pytest.approx(0.9, abs=0.01)
 
 
+def test_tokens_behind_the_end_count_against_the_rung_that_committed_them():
+    corrections = Corrections(RUNGS, np.eye(2))
+    for _ in range(50):
+        show(corrections, 1, EASY, 4.0, steps=8)
+        show(corrections, 6, EASY, 4.0, useful=2.0, steps=8)
+    _, easy = factors(corrections)
+    assert easy[6] / easy[1] < 0.6
+
+
 def test_more_waste_than_yield_stays_within_bounds():
     corrections = Corrections(RUNGS, np.eye(2))
-    show(corrections, 3, EASY, -30.0)
+    show(corrections, 3, EASY, 4.0, useful=-30.0)
     assert (corrections.factors[0] > 0).all()
 
 

@@ -52,8 +52,8 @@ class Corrections:
         self._likeness = likeness
         self._steps = 0
         self._known: tuple[Floats, Floats, Floats] | None = None
-        # Commits and computed positions; of each what was seen and expected, by group and rung.
-        self._sums = np.zeros((2, 2, likeness.shape[1], size))
+        # Commits, positions, and commits that are of use; of each what was seen and expected, by group and rung.
+        self._sums = np.zeros((3, 2, likeness.shape[1], size))
 
     @property
     def factors(self) -> tuple[Floats, Floats]:
@@ -68,10 +68,12 @@ class Corrections:
 
     def _all(self) -> tuple[Floats, Floats, Floats]:
         if self._known is None:
-            commits, computed = (self._likeness @ self._mean(*sums) for sums in self._sums)
+            # What is behind an answer's end is the chunk size's own: larger ones reach further.
+            priors = (self._with_common, self._with_common, self._prior)
+            commits, computed, useful = map(self._mean, self._sums, priors)
             certain = np.eye(len(self._prior)) + self._prior * self._sums[0, 1][:, None] / NOISE
             variance = np.linalg.solve(certain, self._prior[None]).diagonal(axis1=1, axis2=2)
-            self._known = commits, computed, np.asarray(self._likeness @ np.sqrt(variance))
+            self._known = self._likeness @ (commits * useful), self._likeness @ computed, self._likeness @ variance**0.5
         return self._known
 
     def observe(
@@ -79,7 +81,7 @@ class Corrections:
         rung: Ints,
         again: NDArray[np.bool_],
         kind: Floats,
-        commits: Ints,
+        commits: tuple[Ints, Ints],
         width: Ints,
         expected: tuple[Floats, Floats],
     ) -> None:
@@ -90,7 +92,7 @@ class Corrections:
             again: whether the row is what this rung alone has made of its block. If not, tokens of another chunk size
                 are pending or ahead, or it is an answer's first, which has none.
             kind: ``[rows, P]``, how likely each kind is.
-            commits: of each row, those that are of use.
+            commits: of each row, all and those that are of use.
             width: positions each row computed.
             expected: commits and computed positions, ``[rows, P]`` each.
         """
@@ -102,12 +104,15 @@ class Corrections:
         np.add.at(rows, rung, likeness)
         self._sums *= FORGET**rows.T * min(1 - 1 / (self._steps + 1), FORGET_STEP)
         likeness = again[:, None] * likeness
-        for sums, seen, values in zip(self._sums, (commits, width), expected, strict=True):
+        for sums, seen, values in zip(self._sums, (commits[0], width), expected, strict=False):
             np.add.at(sums[0].T, rung, likeness * seen[:, None])
             np.add.at(sums[1].T, rung, again[:, None] * ((kind * values) @ self._likeness))
+        for sum_, seen in zip(self._sums[2], commits[::-1], strict=True):
+            np.add.at(sum_.T, rung, likeness * seen[:, None])
 
-    def _mean(self, seen: Floats, expected: Floats) -> Floats:
+    def _mean(self, sums: Floats, prior: Floats) -> Floats:
         """``[groups, rungs]``, seen over expected as far as it is known, within a factor of 4."""
-        certain = np.eye(len(self._prior)) + self._with_common * expected[:, None] / NOISE
-        surprise = (seen - expected) @ self._with_common / NOISE
+        seen, expected = sums
+        certain = np.eye(len(prior)) + prior * expected[:, None] / NOISE
+        surprise = (seen - expected) @ prior / NOISE
         return np.asarray((1 + np.linalg.solve(certain, surprise[..., None])[..., 0]).clip(0.25, 4))

@@ -211,7 +211,7 @@ class YieldModel:
         self._last[:, slots] = rung, stops, border
         commits_expected, width_expected = (table.T[rung] for table in tables)
         expected = commits_expected, width_expected
-        self._corrections.observe(rung, again, kind, commits - wasted, stops - starts, expected)
+        self._corrections.observe(rung, again, kind, (commits, commits - wasted), stops - starts, expected)
 
         # As if what a row commits were exponential. What it commits whatever its kind, at chunk 1, tells nothing.
         mean = commits_expected
