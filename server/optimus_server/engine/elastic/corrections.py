@@ -21,6 +21,9 @@ Ints = NDArray[np.int64]
 SPREAD, ALIKE = 0.08, 0.3
 # Standard deviation of what is wrong for all of them: requests that are not known yet commit less or more than that.
 COMMON = 0.2
+# And of what share of a rung's commits is of use: many tokens are lost at once where an answer ends, so one end says
+# little of a rung that is tried now and then.
+USE = 0.05
 # The variance of what tokens say of a factor is this over their number: tokens of one block are hard or easy together.
 NOISE = 1.5
 # What was seen of a rung counts for so much less with each row more: what 20,000 rows have shown stays. With 5,000, the
@@ -49,6 +52,7 @@ class Corrections:
         self.alike = ALIKE ** np.abs(np.subtract.outer(at, at))
         self._prior = SPREAD**2 * self.alike
         self._with_common = self._prior + COMMON**2
+        self._use = USE**2 * self.alike
         self._likeness = likeness
         self._steps = 0
         self._known: tuple[Floats, Floats, Floats] | None = None
@@ -69,7 +73,7 @@ class Corrections:
     def _all(self) -> tuple[Floats, Floats, Floats]:
         if self._known is None:
             # What is behind an answer's end is the chunk size's own: larger ones reach further.
-            priors = (self._with_common, self._with_common, self._prior)
+            priors = (self._with_common, self._with_common, self._use)
             commits, computed, useful = map(self._mean, self._sums, priors)
             certain = np.eye(len(self._prior)) + self._prior * self._sums[0, 1][:, None] / NOISE
             variance = np.linalg.solve(certain, self._prior[None]).diagonal(axis1=1, axis2=2)
